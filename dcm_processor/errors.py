@@ -1,0 +1,80 @@
+"""Every error this project raises on purpose.
+
+    DcmProcessorError
+    ├── UsageError                 the caller asked for something that cannot be (exit status 2)
+    ├── PermanentError             trying again changes nothing
+    │   ├── SettingsError          .env, .env.local or the environment are not usable
+    │   ├── ServiceError           a service's files are not usable
+    │   │   ├── ManifestError      settings.json breaks the contract
+    │   │   └── CallableNotFoundError  a dotted name leads to no function
+    │   ├── CallbackError          a callback raised, returned something else than the contract, hung or died
+    │   ├── StudyGoneError         Orthanc does not (or no longer) hold the study
+    │   ├── NotKnownError          the ledger knows no such study, plan or job
+    │   └── LedgerError            the ledger's database cannot be used as configured
+    └── TransientError             trying again later may succeed
+        ├── OrthancUnavailableError    Orthanc does not answer, or answers with a server error
+        ├── LedgerUnavailableError     the database is locked, full or away
+        └── TransportUnavailableError  Redis does not answer
+
+A message names what, why and what to do. It never carries a value of a DICOM element.
+"""
+
+
+class DcmProcessorError(Exception):
+    """Root of the tree; catching it catches everything we raise on purpose."""
+
+
+class UsageError(DcmProcessorError):
+    """What was asked for cannot be done as it was asked."""
+
+
+class PermanentError(DcmProcessorError):
+    """Trying again changes nothing."""
+
+
+class TransientError(DcmProcessorError):
+    """Trying again later may succeed."""
+
+
+class SettingsError(PermanentError):
+    """The configuration is not usable; the message lists every fault."""
+
+
+class ServiceError(PermanentError):
+    """A service's files are not usable."""
+
+
+class ManifestError(ServiceError):
+    """A settings.json breaks the contract."""
+
+
+class CallableNotFoundError(ServiceError):
+    """A dotted name of a manifest leads to no function."""
+
+
+class CallbackError(PermanentError):
+    """A callback raised, returned something else than the contract says, hung or died."""
+
+
+class StudyGoneError(PermanentError):
+    """Orthanc does not hold the study (any more)."""
+
+
+class NotKnownError(PermanentError):
+    """The ledger knows no such study, plan or job."""
+
+
+class LedgerError(PermanentError):
+    """The ledger's database cannot be used as configured."""
+
+
+class OrthancUnavailableError(TransientError):
+    """Orthanc does not answer, or answers with a server error."""
+
+
+class LedgerUnavailableError(TransientError):
+    """The ledger's database is locked, full or away."""
+
+
+class TransportUnavailableError(TransientError):
+    """Redis does not answer."""

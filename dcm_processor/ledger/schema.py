@@ -1,0 +1,168 @@
+"""The ledger's tables (SQLAlchemy Core). Times are seconds since the epoch, UTC, as floats; digests are hexadecimal.
+
+Reading order: a study is heard of (events, studies), planned (plans, jobs), run (attempts).
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects import postgresql
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite counts up only on INTEGER PRIMARY KEY; PostgreSQL wants the wide one.
+Serial = BigInteger().with_variant(Integer, "sqlite")
+Json = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+
+facts = Table(  # single facts: Orthanc's identity, the cursor in /changes, DATA's id …
+    "facts",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Json),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(128), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("study_id", String(64), primary_key=True),
+    Column("number", Serial, nullable=False),  # order of first sight, for pages newest first
+    Column("state", String(16), nullable=False),
+    Column("reason", Text),
+    Column("first_seen_at", Float, nullable=False),
+    Column("changed_at", Float, nullable=False),
+    Column("stable_due_at", Float),  # counts as stable then, should no StableStudy come (a NewInstance was seen)
+    Column("active_plan_id", String(128)),
+    Column("study_instance_uid", String(64)),
+    Column("study_date", String(16)),
+    Column("modalities", String(64)),
+    Column("description", Text),
+    Index("ix_studies_number", "number", unique=True),
+    Index("ix_studies_state_number", "state", "number"),
+    Index("ix_studies_stable_due_at", "stable_due_at"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("event_id", Serial, primary_key=True, autoincrement=True),
+    Column("kind", String(16), nullable=False),
+    Column("study_id", String(64), nullable=False),
+    Column("payload", Json),
+    Column("received_at", Float, nullable=False),
+    Column("due_at", Float, nullable=False),  # not to be handled before: planning failures put it off
+    Column("failures", Integer, nullable=False, default=0),
+    Column("handled_at", Float),
+    Column("result", Text),  # what came of it
+    Index("ix_events_handled_at_due_at", "handled_at", "due_at"),
+    Index("ix_events_study_id", "study_id"),
+    sqlite_autoincrement=True,
+)
+
+series_owners = Table(  # who stored a series: asked once, of its first instance
+    "series_owners",
+    metadata,
+    Column("series_id", String(64), primary_key=True),
+    Column("ours", Boolean, nullable=False),
+)
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("plan_id", String(128), primary_key=True),
+    Column("study_id", String(64), ForeignKey("studies.study_id"), nullable=False),
+    Column("revision", String(16), nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("reason", Text),  # why there is this plan: hook, change, rerun …
+    Column("created_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("active", Boolean, nullable=False),
+    Column("headers", Json, nullable=False),
+    Column("selected", Json, nullable=False),  # HEADER_FIELDS as they were
+    Column("instances", Json, nullable=False),  # seriesId -> instance ids
+    Column("faults", Json),  # services that could not be asked, with why
+    Index("ix_plans_study_id_created_at", "study_id", "created_at"),
+    Index("ix_plans_active_ended_at", "active", "ended_at"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job_id", String(200), primary_key=True),
+    Column("plan_id", String(128), ForeignKey("plans.plan_id"), nullable=False),
+    Column("study_id", String(64), nullable=False),
+    Column("series_id", String(64)),
+    Column("job_name", String(64), nullable=False),
+    Column("service", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("settings", Json, nullable=False),  # the job's entry of settings.json, defaults filled in
+    Column("verdict", String(16), nullable=False),
+    Column("reason", Text),
+    Column("traceback", Text),  # of a callback that raised; of a function that raised: attempts.traceback
+    Column("output", Text),  # what the callback printed
+    Column("injected", Json),  # what the callback returned beside its bool
+    Column("dependencies", Json, nullable=False),  # job ids of scheduled dependencies
+    Column("reused_from", String(200)),  # the job of an earlier plan whose result stands for this one's
+    Column("state", String(16)),  # None: not scheduled
+    Column("queue", String(64)),
+    Column("attempt", Integer, nullable=False, default=0),  # number of the current attempt
+    Column("failures", Integer, nullable=False, default=0),
+    Column("transients", Integer, nullable=False, default=0),
+    Column("losses", Integer, nullable=False, default=0),
+    Column("due_at", Float),  # a retrying job's next attempt
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("ended_at", Float),
+    Index("ix_jobs_plan_id_position", "plan_id", "position"),
+    Index("ix_jobs_state_created_at", "state", "created_at"),
+    Index("ix_jobs_service_state", "service", "state"),
+    Index("ix_jobs_study_id", "study_id"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("attempt_id", String(220), primary_key=True),
+    Column("job_id", String(200), ForeignKey("jobs.job_id"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("queued_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("ended_at", Float),
+    Column("worker", String(128)),
+    Column("host", String(128)),
+    Column("exit_reason", String(16)),
+    Column("error", Text),  # one line
+    Column("traceback", Text),
+    Column("phases", Json),  # {"environment": [begin, end], "fetch": …, "run": …}, seconds since the epoch
+    Column("details", Json),  # exit status, signal, peak memory (bytes), environment, log size
+    Index("ix_attempts_job_id_attempt", "job_id", "attempt", unique=True),
+    Index("ix_attempts_state", "state"),
+)

@@ -1,0 +1,199 @@
+"""The configuration: `.env`, then `.env.local`, then the environment; the last wins. Read once, by entry points."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from dcm_processor.errors import SettingsError
+from dcm_processor.headers import DEFAULT_HEADER_FIELDS
+from dcm_processor.vocabulary import Level
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+_OUR_HOSTS = frozenset({"redis", "orthanc", "scheduler"})
+
+Words = Annotated[
+    tuple[str, ...], NoDecode, BeforeValidator(lambda value: tuple(value.split()) if isinstance(value, str) else value)
+]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """What an installation can choose; `.env` explains each key.
+
+    `MODE` is `local` where the programs are processes of this machine (host names redis, orthanc and scheduler then mean
+    127.0.0.1) and `containers` where each runs in its own.
+    """
+
+    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True, frozen=True, case_sensitive=True)
+
+    MODE: Literal["local", "containers"] = "local"
+    BASEDIR: Path = Path("basedir")
+    REGISTRY: Path | None = None
+    MODULES: Path | None = None
+    DATA: Path | None = None
+    LOGS: Path | None = None
+
+    REDIS_HOST: str = "redis"
+    REDIS_PORT: Port = 6379
+    REDIS_URL: str | None = None
+    DATABASE_URL: str | None = None
+    SCHEDULER_HOST: str = "scheduler"
+    SCHEDULER_PORT: Port = 5000
+    ORTHANC_REST_URL: str = "http://orthanc:8042"
+    ORTHANC_REST_USERNAME: str = "dcmproc"
+    ORTHANC_REST_PASSWORD: str | None = None
+    DICOM_PORT: Port = 4242
+    ORTHANC_PORT: Port = 8042
+    DASHBOARD_PORT: Port = 8080
+    BIND_ADDRESS: str = "127.0.0.1"
+    DICOM_BIND_ADDRESS: str = "0.0.0.0"  # noqa: S104 - DESIGN 4: scanners are other machines
+    DICOM_AET: Annotated[str, Field(pattern=r"^[A-Za-z0-9 _.-]{1,16}$")] = "DCMPROC"
+    STABLE_AGE: Annotated[int, Field(ge=1)] = 60
+
+    QUEUES: Words = ("high", "default", "medium", "low", "gpu")
+    WORKER_QUEUES: Words = ("high", "default", "medium", "low")
+    DEFAULT_PRIORITY: str = "default"
+    DEFAULT_LEVEL: Level = Level.STUDY
+    HEADER_FIELDS: Words = DEFAULT_HEADER_FIELDS
+    CALLBACK_TIMEOUT: Annotated[float, Field(gt=0)] = 10
+    WORKER_STOP_GRACE: Annotated[float, Field(ge=0)] = 10
+
+    HTTP_PROXY: str | None = None
+    HTTPS_PROXY: str | None = None
+    NO_PROXY: str | None = None
+    EXTRA_CA_FILE: Path | None = None
+    PIP_INDEX_URL: str | None = None
+    WHEEL_DIR: Path | None = None
+    TZ: str | None = None
+
+    @classmethod
+    def load(cls, checkout: Path = CHECKOUT) -> Self:
+        """Read the three places.
+
+        Raises SettingsError naming every key that is not usable.
+        """
+        try:
+            settings = cls(_env_file=(checkout / ".env", checkout / ".env.local"))  # type: ignore[call-arg]
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+            raise SettingsError(f"{faults}; correct .env.local or the environment") from None
+        return settings.model_copy(
+            update={
+                key: (checkout / value).resolve()
+                for key in ("BASEDIR", "REGISTRY", "MODULES", "DATA", "LOGS", "EXTRA_CA_FILE", "WHEEL_DIR")
+                if (value := getattr(settings, key)) is not None
+            }
+        )
+
+    @model_validator(mode="after")
+    def _queues_exist(self) -> Self:
+        unknown = ({*self.WORKER_QUEUES, self.DEFAULT_PRIORITY}) - set(self.QUEUES)
+        if unknown:
+            raise ValueError(f"WORKER_QUEUES and DEFAULT_PRIORITY name {', '.join(sorted(unknown))}, which QUEUES lacks")
+        return self
+
+    # -- places
+
+    @property
+    def registry(self) -> Path:
+        return self.REGISTRY or self.BASEDIR / "registry"
+
+    @property
+    def modules(self) -> Path:
+        return self.MODULES or self.BASEDIR / "modules"
+
+    @property
+    def data(self) -> Path:
+        return self.DATA or self.BASEDIR / "data"
+
+    @property
+    def logs(self) -> Path:
+        """Programs' logs; jobs' logs lie below `jobs/`."""
+        return self.LOGS or self.BASEDIR / "logs"
+
+    @property
+    def run(self) -> Path:
+        """What runs where (stack.json), and supervisord's socket."""
+        return self.BASEDIR / "run"
+
+    @property
+    def envs(self) -> Path:
+        return self.BASEDIR / "envs"
+
+    @property
+    def cache(self) -> Path:
+        return self.BASEDIR / "cache"
+
+    @property
+    def spool(self) -> Path:
+        """A worker host's own disk: logs and outcomes not yet acknowledged, outputs of running attempts' logs."""
+        return self.BASEDIR / "run" / "spool"
+
+    # -- addresses
+
+    def host(self, name: str) -> str:
+        """The address of one of our hosts: in local mode everything is on 127.0.0.1."""
+        return "127.0.0.1" if self.MODE == "local" and name in _OUR_HOSTS else name
+
+    @property
+    def starts_redis(self) -> bool:
+        """Whether Redis is ours to start."""
+        return self.REDIS_URL is None and self.REDIS_HOST == "redis"
+
+    @property
+    def starts_orthanc(self) -> bool:
+        """Whether Orthanc is ours to start."""
+        return urlsplit(self.ORTHANC_REST_URL).hostname == "orthanc"
+
+    @cached_property
+    def redis_url(self) -> str:
+        """With its password: never to be logged or put into a command line."""
+        if self.REDIS_URL:
+            return self.REDIS_URL
+        password = self.secret("redis_password", missing_ok=True)
+        return f"redis://{f':{quote(password, safe="")}@' if password else ''}{self.host(self.REDIS_HOST)}:{self.REDIS_PORT}/0"
+
+    @cached_property
+    def database_url(self) -> str:
+        return self.DATABASE_URL or f"sqlite:///{self.BASEDIR / 'db' / 'ledger.sqlite'}"
+
+    @cached_property
+    def orthanc_url(self) -> str:
+        """Without user and password, without a slash at the end."""
+        parts = urlsplit(self.ORTHANC_REST_URL)
+        if parts.hostname == "orthanc" and self.MODE == "local":
+            return f"{parts.scheme}://127.0.0.1:{self.ORTHANC_PORT}"
+        return urlunsplit(parts).rstrip("/")
+
+    @cached_property
+    def orthanc_password(self) -> str:
+        return self.ORTHANC_REST_PASSWORD or self.secret("orthanc_password")
+
+    @property
+    def scheduler_url(self) -> str:
+        return f"http://{self.host(self.SCHEDULER_HOST)}:{self.SCHEDULER_PORT}"
+
+    def secret(self, name: str, *, missing_ok: bool = False) -> str:
+        """The text of BASEDIR/secrets/<name>.
+
+        Raises SettingsError where it cannot be read; with `missing_ok` a missing one is "".
+        """
+        path = self.BASEDIR / "secrets" / name
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            if missing_ok:
+                return ""
+            raise SettingsError(f"the secret {path} does not exist; `bash run.sh --local` makes it at the first start") from None
+        except OSError as error:
+            raise SettingsError(f"the secret {path} cannot be read: {error.strerror}") from None
+
+
+def checkout_from_environment() -> Path:
+    """The folder of `.env`: DCM_PROCESSOR_HOME where set (a CLI installed elsewhere), else this checkout."""
+    return Path(os.environ.get("DCM_PROCESSOR_HOME") or CHECKOUT)

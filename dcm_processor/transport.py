@@ -1,0 +1,269 @@
+"""What travels through Redis, and under which keys. Redis is transport: everything here can be lost and is made again.
+
+    controller ── order (what an attempt needs) ──▶ dcmproc:order:<attemptId>, dcmproc:plan:<planId>
+    worker ── claim ──▶ dcmproc:claim:<attemptId>        once, before an attempt starts
+    worker ── announcement ──▶ dcmproc:announced         every ANNOUNCE_INTERVAL seconds while it runs
+    worker ── report (started, outcome) ──▶ dcmproc:reports      resent until dcmproc:ack:<attemptId> says so
+    worker ── log chunk ──▶ dcmproc:logs                 resent until dcmproc:logs:received says so
+    scheduler ── wake ──▶ dcmproc:wake
+
+All values are JSON; nothing is ever unpickled.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from dcm_processor.errors import TransportUnavailableError
+
+PREFIX = "dcmproc:"
+WAKE = PREFIX + "wake"
+REPORTS = PREFIX + "reports"
+LOGS = PREFIX + "logs"
+LOGS_RECEIVED = PREFIX + "logs:received"
+ANNOUNCED = PREFIX + "announced"
+CANCEL = PREFIX + "cancel"
+MARKER = PREFIX + "marker"  # made by the controller; when it is gone, Redis was emptied
+
+ANNOUNCE_INTERVAL = 5.0
+"""Seconds between two announcements of a running attempt."""
+ACK_SECONDS = 24 * 3600
+"""How long an acknowledgement is kept for a worker that was away."""
+LOG_CHUNK = 64 * 1024
+"""Bytes of log in one entry."""
+LOG_BACKLOG = 256
+"""Entries of log that may wait in Redis; a shipper holds back above that."""
+
+
+@dataclass(frozen=True)
+class PlanOrder:
+    """What all attempts of a plan share; `headers` are the study's (the study-level view)."""
+
+    planId: str
+    studyId: str
+    headers: dict[str, Any]
+    selected: list[str]  # HEADER_FIELDS as they were, for notes on reads that were not selected
+    instances: dict[str, list[str]]  # seriesId -> Orthanc instance ids, exactly what is to be fetched
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one attempt needs beside its plan; lies in Redis until the attempt's outcome was accepted."""
+
+    attemptId: str
+    jobId: str
+    attempt: int
+    planId: str
+    studyId: str
+    seriesId: str | None  # None: a study job
+    jobName: str
+    service: str
+    digest: str  # the service's version
+    worker: str  # dotted name of the function
+    timeout: float  # seconds, of the function alone
+    memory: int | None  # bytes
+    params: dict[str, Any]
+    addedParams: dict[str, Any]  # job name -> dict, or {seriesId: dict} for a series job seen by a study job
+    jobServices: dict[str, str]  # job name -> service, in plan order, for look-ups by service name
+    inputs: dict[str, Any]  # job name -> output folder relative to DATA, or {seriesId: folder}
+    outcomes: dict[str, Any]  # job name -> {"state", "reason"} (+ "series": {seriesId: …})
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker says of an attempt: `started` once (and again should it not be known), `outcome` at the end."""
+
+    kind: str  # "started" | "outcome"
+    attemptId: str
+    claim: str  # the claim's token: worker name and a random part
+    worker: str
+    host: str
+    outcome: dict[str, Any] = field(default_factory=dict)  # Outcome of worker/outcome.py as JSON
+
+
+class Transport:
+    """Redis, as far as this project uses it beside RQ.
+
+    Every method raises TransportUnavailableError where Redis does not answer.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 5.0) -> None:
+        self.url = url
+        self.redis: redis.Redis = redis.Redis.from_url(
+            url,
+            socket_timeout=timeout + 5,
+            socket_connect_timeout=timeout,
+            socket_keepalive=True,
+            health_check_interval=30,
+            retry=Retry(NoBackoff(), 1),
+        )
+        self._claim = self.redis.register_script(_CLAIM)
+
+    def close(self) -> None:
+        self.redis.close()
+
+    # -- scheduler and CLI
+
+    def wake(self, reason: str) -> None:
+        """Tell the controller that the ledger holds something new."""
+        with _answers():
+            self.redis.xadd(WAKE, {"reason": reason}, maxlen=1000, approximate=True)
+
+    # -- controller
+
+    def put_orders(self, plan: PlanOrder, orders: Sequence[Order], pipeline: "redis.client.Pipeline | None" = None) -> None:
+        """Lay down what attempts need; with a pipeline it goes with what else the pipeline does."""
+        values = {PREFIX + "plan:" + plan.planId: _dumps(asdict(plan))}
+        values |= {PREFIX + "order:" + order.attemptId: _dumps(asdict(order)) for order in orders}
+        with _answers():
+            (pipeline if pipeline is not None else self.redis).mset(values)
+
+    def forget_attempts(self, attempt_ids: Iterable[str], *, acknowledge: bool) -> None:
+        """Remove what belongs to ended attempts; `acknowledge` tells their worker that the outcome was taken."""
+        with _answers(), self.redis.pipeline(transaction=True) as pipe:
+            for attempt_id in attempt_ids:
+                pipe.delete(PREFIX + "order:" + attempt_id, PREFIX + "claim:" + attempt_id)
+                pipe.hdel(ANNOUNCED, attempt_id)
+                pipe.srem(CANCEL, attempt_id)
+                if acknowledge:
+                    pipe.set(PREFIX + "ack:" + attempt_id, "1", ex=ACK_SECONDS)
+            pipe.execute()
+
+    def forget_plan(self, plan_id: str) -> None:
+        with _answers():
+            self.redis.delete(PREFIX + "plan:" + plan_id)
+
+    def request_cancel(self, attempt_ids: Iterable[str]) -> None:
+        """Ask the workers that run these attempts to end them."""
+        if ids := list(attempt_ids):
+            with _answers():
+                self.redis.sadd(CANCEL, *ids)
+
+    def announcements(self) -> dict[str, str]:
+        """attemptId -> a text that changes with every announcement."""
+        with _answers():
+            found = cast("dict[bytes, bytes]", self.redis.hgetall(ANNOUNCED))
+        return {key.decode(): value.decode() for key, value in found.items()}
+
+    def claimed(self, attempt_ids: Sequence[str]) -> dict[str, bool]:
+        """Which of the attempts somebody claimed."""
+        if not attempt_ids:
+            return {}
+        with _answers():
+            values = cast("list[bytes | None]", self.redis.mget([PREFIX + "claim:" + i for i in attempt_ids]))
+        return {i: value is not None for i, value in zip(attempt_ids, values, strict=True)}
+
+    def read(
+        self, positions: Mapping[str, str], *, block_ms: int, count: int = 500
+    ) -> dict[str, list[tuple[str, dict[str, bytes]]]]:
+        """Entries after `positions` (stream -> last id read, "0" for all), waiting up to `block_ms` for the first."""
+        with _answers():
+            found = cast("Any", self.redis.xread(dict(positions), count=count, block=block_ms))
+        streams = found.items() if isinstance(found, dict) else found or []
+        result: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
+        for name, entries in streams:
+            flat = entries[0] if isinstance(found, dict) and entries and isinstance(entries[0], list) else entries
+            result[name.decode()] = [
+                (entry.decode(), {k.decode(): v for k, v in fields.items()}) for entry, fields in flat
+            ]
+        return result
+
+    def drop(self, stream: str, entry_ids: Sequence[str]) -> None:
+        """Remove entries that were dealt with."""
+        if entry_ids:
+            with _answers():
+                self.redis.xdel(stream, *entry_ids)
+
+    # -- worker
+
+    def order(self, attempt_id: str) -> tuple[Order, PlanOrder] | None:
+        """What the attempt needs, or None: nobody wants that attempt (any more)."""
+        with _answers():
+            text = cast("bytes | None", self.redis.get(PREFIX + "order:" + attempt_id))
+            if text is None:
+                return None
+            order = Order(**json.loads(text))
+            plan = cast("bytes | None", self.redis.get(PREFIX + "plan:" + order.planId))
+        return (order, PlanOrder(**json.loads(plan))) if plan is not None else None
+
+    def claim(self, report: Report) -> bool:
+        """Claim an attempt and say `started`, in one step; False: somebody else has it, or nobody wants it any more."""
+        with _answers():
+            return bool(
+                self._claim(
+                    keys=[PREFIX + "order:" + report.attemptId, PREFIX + "claim:" + report.attemptId, REPORTS, ANNOUNCED],
+                    args=[report.claim, _dumps(asdict(report)), report.attemptId],
+                )
+            )
+
+    def announce(self, report: Report, count: int) -> bool:
+        """Say that the attempt still runs, restoring the claim should Redis have been emptied; True: it is to be cancelled."""
+        with _answers(), self.redis.pipeline(transaction=False) as pipe:
+            pipe.hset(ANNOUNCED, report.attemptId, f"{report.claim}/{count}")
+            pipe.set(PREFIX + "claim:" + report.attemptId, report.claim)
+            pipe.sismember(CANCEL, report.attemptId)
+            return bool(pipe.execute()[-1])
+
+    def report(self, report: Report) -> None:
+        with _answers():
+            self.redis.xadd(REPORTS, {"report": _dumps(asdict(report))})
+
+    def acknowledged(self, attempt_id: str) -> bool:
+        with _answers():
+            return bool(self.redis.exists(PREFIX + "ack:" + attempt_id))
+
+    # -- logs
+
+    def log_received(self, attempt_id: str) -> int:
+        """Bytes of the attempt's log that lie in the scheduler's LOGS."""
+        with _answers():
+            return int(cast("Any", self.redis.hget(LOGS_RECEIVED, attempt_id)) or 0)
+
+    def log_room(self) -> bool:
+        """Whether another chunk of log may go into Redis."""
+        with _answers():
+            return cast("int", self.redis.xlen(LOGS)) < LOG_BACKLOG
+
+    def send_log(self, attempt_id: str, offset: int, chunk: bytes) -> None:
+        with _answers():
+            self.redis.xadd(LOGS, {"attemptId": attempt_id, "offset": str(offset), "chunk": chunk})
+
+    def log_taken(self, attempt_id: str, size: int) -> None:
+        with _answers():
+            self.redis.hset(LOGS_RECEIVED, attempt_id, str(size))
+
+
+def parse_report(entry: Mapping[str, bytes]) -> Report:
+    """The report in an entry of REPORTS.
+
+    Raises ValueError or TypeError where somebody put something else there.
+    """
+    return Report(**json.loads(entry.get("report", b"null")))
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+class _answers:  # noqa: N801 - reads as a phrase: `with _answers():`
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, redis.RedisError | OSError):
+            raise TransportUnavailableError(f"Redis does not answer: {type(error).__name__}: {error}") from error
+
+
+_CLAIM = """
+-- KEYS: order, claim, reports, announced   ARGV: token, report, attemptId
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if not redis.call('SET', KEYS[2], ARGV[1], 'NX') then return 0 end
+redis.call('HSET', KEYS[4], ARGV[3], ARGV[1])
+redis.call('XADD', KEYS[3], '*', 'report', ARGV[2])
+return 1
+"""

@@ -1,0 +1,119 @@
+"""The words that ledger, API, pages and rules share; docs/glossary.md explains them."""
+
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """When in a plan a job may run: a later stage starts when the earlier one's scheduled jobs have ended."""
+
+    PRE = "pre"
+    MAIN = "main"
+    POST = "post"
+
+    @property
+    def position(self) -> int:
+        """0 for the earliest stage."""
+        return list(Stage).index(self)
+
+
+class Level(StrEnum):
+    """What one job is about: a whole study, or each of its series."""
+
+    STUDY = "study"
+    SERIES = "series"
+
+
+class OnDependencyFailure(StrEnum):
+    """What a job does when a dependency did not finish."""
+
+    SKIP = "skip"
+    RUN = "run"
+
+
+class OnUpdate(StrEnum):
+    """What a job does when its study grew."""
+
+    RERUN = "rerun"
+    IGNORE = "ignore"
+
+
+class Verdict(StrEnum):
+    """What a plan decided about a job."""
+
+    SCHEDULED = "scheduled"
+    DECLINED = "declined"
+    ERRORED = "errored"
+    SKIPPED = "skipped"
+    DISABLED = "disabled"
+
+
+class JobState(StrEnum):
+    """Where a scheduled job stands."""
+
+    WAITING = "waiting"
+    QUEUED = "queued"
+    STARTED = "started"
+    RETRYING = "retrying"
+    FINISHED = "finished"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to the job."""
+        return self not in (JobState.WAITING, JobState.QUEUED, JobState.STARTED, JobState.RETRYING)
+
+
+class AttemptState(StrEnum):
+    """Where one attempt of a job stands."""
+
+    QUEUED = "queued"
+    STARTED = "started"
+    FINISHED = "finished"
+    FAILED = "failed"
+    LOST = "lost"
+    HANDED_BACK = "handed_back"
+    CANCELLED = "cancelled"
+
+
+class ExitReason(StrEnum):
+    """Why an attempt ended (recorded with every outcome)."""
+
+    DONE = "done"
+    EXCEPTION = "exception"
+    EXIT = "exit"  # a non-zero exit status without an exception
+    TRANSIENT = "transient"  # TransientServiceError, or exit status 75 (EX_TEMPFAIL of sysexits.h)
+    SIGNAL = "signal"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    HANDED_BACK = "handed_back"  # the worker was told to stop
+    LOST = "lost"  # no announcement, or a SIGKILL that neither we nor an OOM kill sent
+    ENVIRONMENT = "environment"  # the service's environment could not be built
+    FETCH = "fetch"  # the study's files could not be fetched
+    MODULE = "module"  # the module's code could not be had
+
+
+class StudyState(StrEnum):
+    """Where a study stands."""
+
+    KNOWN = "known"
+    RECEIVED = "received"
+    WAITING = "waiting"
+    PLANNING = "planning"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    UNPLANNED = "unplanned"
+
+
+class EventKind(StrEnum):
+    """Why the ledger was told about a study."""
+
+    STABLE = "stable"  # the Lua hook
+    CHANGE = "change"  # a StableStudy in Orthanc's /changes
+    QUIET = "quiet"  # no NewInstance for STABLE_AGE + 10 s
+    RERUN = "rerun"
+    CANCEL = "cancel"
