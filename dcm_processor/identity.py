@@ -20,7 +20,7 @@ def plan_id(study_id: str, revision: str, run: int) -> str:
 def job_id(plan_id: str, job_name: str, series_id: str | None) -> str:
     """The plan, the job's name as far as RQ allows it, and a digest that tells names and series apart."""
     readable = _NOT_IN_RQ_IDS.sub("_", job_name)[:40]
-    return f"{plan_id}-{readable}-{_digest(f'{job_name}/{series_id or ""}', 8)}"
+    return f"{plan_id}-{readable}-{_digest('/'.join((job_name, series_id or '')), 8)}"
 
 
 def attempt_id(job_id: str, attempt: int) -> str:

@@ -17,7 +17,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 _OUR_HOSTS = frozenset({"redis", "orthanc", "scheduler"})
 
 Words = Annotated[
-    tuple[str, ...], NoDecode, BeforeValidator(lambda value: tuple(value.split()) if isinstance(value, str) else value)
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(lambda value: tuple(value.split()) if isinstance(value, str) else value),
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -25,8 +27,8 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class Settings(BaseSettings):
     """What an installation can choose; `.env` explains each key.
 
-    `MODE` is `local` where the programs are processes of this machine (host names redis, orthanc and scheduler then mean
-    127.0.0.1) and `containers` where each runs in its own.
+    `MODE` is `local` where the programs are processes of this machine (host names redis, orthanc and scheduler then
+    mean 127.0.0.1) and `containers` where each runs in its own.
     """
 
     model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True, frozen=True, case_sensitive=True)
@@ -94,7 +96,9 @@ class Settings(BaseSettings):
     def _queues_exist(self) -> Self:
         unknown = ({*self.WORKER_QUEUES, self.DEFAULT_PRIORITY}) - set(self.QUEUES)
         if unknown:
-            raise ValueError(f"WORKER_QUEUES and DEFAULT_PRIORITY name {', '.join(sorted(unknown))}, which QUEUES lacks")
+            raise ValueError(
+                f"WORKER_QUEUES and DEFAULT_PRIORITY name {', '.join(sorted(unknown))}, which QUEUES lacks"
+            )
         return self
 
     # -- places
@@ -156,7 +160,8 @@ class Settings(BaseSettings):
         if self.REDIS_URL:
             return self.REDIS_URL
         password = self.secret("redis_password", missing_ok=True)
-        return f"redis://{f':{quote(password, safe="")}@' if password else ''}{self.host(self.REDIS_HOST)}:{self.REDIS_PORT}/0"
+        user = f":{quote(password, safe='')}@" if password else ""
+        return f"redis://{user}{self.host(self.REDIS_HOST)}:{self.REDIS_PORT}/0"
 
     @cached_property
     def database_url(self) -> str:
@@ -189,7 +194,9 @@ class Settings(BaseSettings):
         except FileNotFoundError:
             if missing_ok:
                 return ""
-            raise SettingsError(f"the secret {path} does not exist; `bash run.sh --local` makes it at the first start") from None
+            raise SettingsError(
+                f"the secret {path} does not exist; `bash run.sh --local` makes it at the first start"
+            ) from None
         except OSError as error:
             raise SettingsError(f"the secret {path} cannot be read: {error.strerror}") from None
 

@@ -116,7 +116,9 @@ class Transport:
 
     # -- controller
 
-    def put_orders(self, plan: PlanOrder, orders: Sequence[Order], pipeline: "redis.client.Pipeline | None" = None) -> None:
+    def put_orders(
+        self, plan: PlanOrder, orders: Sequence[Order], pipeline: "redis.client.Pipeline | None" = None
+    ) -> None:
         """Lay down what attempts need; with a pipeline it goes with what else the pipeline does."""
         values = {PREFIX + "plan:" + plan.planId: _dumps(asdict(plan))}
         values |= {PREFIX + "order:" + order.attemptId: _dumps(asdict(order)) for order in orders}
@@ -163,7 +165,7 @@ class Transport:
     ) -> dict[str, list[tuple[str, dict[str, bytes]]]]:
         """Entries after `positions` (stream -> last id read, "0" for all), waiting up to `block_ms` for the first."""
         with _answers():
-            found = cast("Any", self.redis.xread(dict(positions), count=count, block=block_ms))
+            found = cast("Any", self.redis.xread(cast("Any", dict(positions)), count=count, block=block_ms))
         streams = found.items() if isinstance(found, dict) else found or []
         result: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
         for name, entries in streams:
@@ -196,13 +198,18 @@ class Transport:
         with _answers():
             return bool(
                 self._claim(
-                    keys=[PREFIX + "order:" + report.attemptId, PREFIX + "claim:" + report.attemptId, REPORTS, ANNOUNCED],
+                    keys=[
+                        PREFIX + "order:" + report.attemptId,
+                        PREFIX + "claim:" + report.attemptId,
+                        REPORTS,
+                        ANNOUNCED,
+                    ],
                     args=[report.claim, _dumps(asdict(report)), report.attemptId],
                 )
             )
 
     def announce(self, report: Report, count: int) -> bool:
-        """Say that the attempt still runs, restoring the claim should Redis have been emptied; True: it is to be cancelled."""
+        """Say that the attempt still runs, and restore the claim should Redis have been emptied; True: cancel it."""
         with _answers(), self.redis.pipeline(transaction=False) as pipe:
             pipe.hset(ANNOUNCED, report.attemptId, f"{report.claim}/{count}")
             pipe.set(PREFIX + "claim:" + report.attemptId, report.claim)
@@ -227,7 +234,7 @@ class Transport:
     def log_room(self) -> bool:
         """Whether another chunk of log may go into Redis."""
         with _answers():
-            return cast("int", self.redis.xlen(LOGS)) < LOG_BACKLOG
+            return self.redis.xlen(LOGS) < LOG_BACKLOG
 
     def send_log(self, attempt_id: str, offset: int, chunk: bytes) -> None:
         with _answers():

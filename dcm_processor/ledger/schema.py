@@ -16,8 +16,8 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
 )
-from sqlalchemy.dialects import postgresql
 
 metadata = MetaData(
     naming_convention={
@@ -30,7 +30,7 @@ metadata = MetaData(
 
 # SQLite counts up only on INTEGER PRIMARY KEY; PostgreSQL wants the wide one.
 Serial = BigInteger().with_variant(Integer, "sqlite")
-Json = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+Json = JSON(none_as_null=True)  # not JSONB: that would reorder keys and refuse U+0000
 
 facts = Table(  # single facts: Orthanc's identity, the cursor in /changes, DATA's id …
     "facts",
@@ -51,8 +51,8 @@ leases = Table(
 studies = Table(
     "studies",
     metadata,
-    Column("study_id", String(64), primary_key=True),
-    Column("number", Serial, nullable=False),  # order of first sight, for pages newest first
+    Column("number", Serial, primary_key=True, autoincrement=True),  # order of first sight, for pages newest first
+    Column("study_id", String(64), nullable=False),
     Column("state", String(16), nullable=False),
     Column("reason", Text),
     Column("first_seen_at", Float, nullable=False),
@@ -63,9 +63,11 @@ studies = Table(
     Column("study_date", String(16)),
     Column("modalities", String(64)),
     Column("description", Text),
-    Index("ix_studies_number", "number", unique=True),
+    UniqueConstraint("study_id"),
     Index("ix_studies_state_number", "state", "number"),
     Index("ix_studies_stable_due_at", "stable_due_at"),
+    Index("ix_studies_study_instance_uid", "study_instance_uid"),
+    sqlite_autoincrement=True,
 )
 
 events = Table(

@@ -1,0 +1,118 @@
+"""Jobs on their way: attempts queued, started and ended, and what that makes of their jobs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
+
+from dcm_processor import identity
+from dcm_processor.ledger import plans
+from dcm_processor.ledger.schema import attempts, jobs
+from dcm_processor.vocabulary import AttemptState, JobState
+
+_UNENDED = (JobState.WAITING, JobState.QUEUED, JobState.STARTED, JobState.RETRYING)
+_NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
+
+
+def queue(db: Connection, rows: Sequence[RowMapping], *, now: float) -> list[str]:
+    """Give each of the jobs its next attempt, queued; returns the attempts' ids in the order given."""
+    if not rows:
+        return []
+    made = [
+        {
+            "attempt_id": identity.attempt_id(row["job_id"], row["attempt"] + 1),
+            "job_id": row["job_id"],
+            "attempt": row["attempt"] + 1,
+            "state": AttemptState.QUEUED,
+            "queued_at": now,
+        }
+        for row in rows
+    ]
+    db.execute(insert(attempts), made)
+    db.execute(
+        update(jobs)
+        .where(jobs.c.job_id == bindparam("of_job"))
+        .values(state=JobState.QUEUED, attempt=bindparam("number"), due_at=None, reason=None),
+        [{"of_job": row["job_id"], "number": row["attempt"]} for row in made],
+    )
+    return [str(row["attempt_id"]) for row in made]
+
+
+def get(db: Connection, attempt_id: str) -> tuple[RowMapping, RowMapping] | None:
+    """The attempt and its job; None where the ledger knows no such attempt."""
+    attempt = db.execute(select(attempts).where(attempts.c.attempt_id == attempt_id)).mappings().one_or_none()
+    if attempt is None:
+        return None
+    job = db.execute(select(jobs).where(jobs.c.job_id == attempt["job_id"])).mappings().one()
+    return attempt, job
+
+
+def start(db: Connection, attempt: RowMapping, *, worker: str, host: str, now: float) -> None:
+    """A worker claimed the attempt."""
+    db.execute(
+        update(attempts)
+        .where(attempts.c.attempt_id == attempt["attempt_id"])
+        .values(state=AttemptState.STARTED, started_at=now, worker=worker[:128], host=host[:128])
+    )
+    db.execute(
+        update(jobs)
+        .where(jobs.c.job_id == attempt["job_id"])
+        .values(state=JobState.STARTED, started_at=func.coalesce(jobs.c.started_at, now))
+    )
+
+
+def end(db: Connection, attempt_id: str, state: AttemptState, values: Mapping[str, Any], *, now: float) -> None:
+    db.execute(update(attempts).where(attempts.c.attempt_id == attempt_id).values(state=state, ended_at=now, **values))
+
+
+def set_job(db: Connection, job_id: str, values: Mapping[str, Any]) -> None:
+    db.execute(update(jobs).where(jobs.c.job_id == job_id).values(**values))
+
+
+def skip(db: Connection, skipped: Sequence[tuple[str, str]], *, now: float) -> None:
+    """End jobs that will never run; `skipped` holds (job id, reason)."""
+    if skipped:
+        db.execute(
+            update(jobs)
+            .where(jobs.c.job_id == bindparam("of_job"))
+            .values(state=JobState.SKIPPED, reason=bindparam("why"), ended_at=now),
+            [{"of_job": job_id, "why": reason} for job_id, reason in skipped],
+        )
+
+
+def in_state(db: Connection, state: AttemptState, *, queued_before: float | None = None) -> Sequence[RowMapping]:
+    """Attempts in a state, each with its job's plan_id and queue."""
+    query = select(attempts, jobs.c.plan_id, jobs.c.queue).join(jobs, jobs.c.job_id == attempts.c.job_id)
+    query = query.where(attempts.c.state == state)
+    if queued_before is not None:
+        query = query.where(attempts.c.queued_at <= queued_before)
+    return db.execute(query.order_by(attempts.c.queued_at)).mappings().all()
+
+
+def retries_due(db: Connection, *, now: float) -> Sequence[RowMapping]:
+    query = select(jobs).where(jobs.c.state == JobState.RETRYING, jobs.c.due_at <= now)
+    return db.execute(query.order_by(jobs.c.due_at)).mappings().all()
+
+
+def next_retry(db: Connection) -> float | None:
+    query = select(func.min(jobs.c.due_at)).where(jobs.c.state == JobState.RETRYING)
+    due_at: float | None = db.execute(query).scalar_one()
+    return due_at
+
+
+def count_unended(db: Connection, service: str) -> dict[str, int]:
+    query = select(jobs.c.state, func.count()).where(jobs.c.service == service, jobs.c.state.in_(_UNENDED))
+    return dict(db.execute(query.group_by(jobs.c.state)).tuples().all())
+
+
+def cancel_service(db: Connection, service: str, reason: str, *, now: float) -> int:
+    """Cancel the service's jobs that have not started; returns how many."""
+    which = select(jobs.c.job_id).where(jobs.c.service == service, jobs.c.state.in_(_NOT_STARTED))
+    count = len(db.execute(which).scalars().all())
+    plans.drop_attempts(db, which, JobState.CANCELLED, reason, now=now)
+    return count
+
+
+def pinned(db: Connection) -> set[tuple[str, str]]:
+    query = select(jobs.c.service, jobs.c.digest).where(jobs.c.state.in_(_UNENDED)).distinct()
+    return {(service, digest) for service, digest in db.execute(query).tuples()}

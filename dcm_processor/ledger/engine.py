@@ -1,0 +1,131 @@
+"""The database under the ledger: SQLite (WAL, every commit on the disk) or PostgreSQL, and its migrations."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+
+from dcm_processor.errors import LedgerError, LedgerUnavailableError
+
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "fuse.sshfs",
+     "fuse.glusterfs", "fuse.ceph-fuse", "fuse.s3fs", "fuse.rclone", "ncpfs", "ocfs2", "davfs", "fuse.davfs2"}
+)  # fmt: skip
+
+
+def make_engine(url: str, *, busy_timeout: float) -> Engine:
+    """An engine whose transactions are all-or-nothing and, once committed, on the disk.
+
+    `busy_timeout`: seconds to wait for another writer (SQLite) or a free connection.
+
+    Raises LedgerError where the URL cannot serve as a ledger.
+    """
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+        if backend not in ("sqlite", "postgresql"):
+            raise LedgerError(f"DATABASE_URL names {backend}; the ledger knows sqlite and postgresql+psycopg")
+        if backend == "sqlite":
+            if not parsed.database or parsed.database == ":memory:":
+                raise LedgerError("DATABASE_URL must name a file: a ledger in memory would be lost")
+            _refuse_network_file_system(Path(parsed.database).absolute())
+            engine = create_engine(parsed, connect_args={"timeout": busy_timeout, "check_same_thread": False})
+            event.listen(engine, "connect", _set_up_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+            return engine
+        return create_engine(
+            parsed, pool_pre_ping=True, pool_timeout=busy_timeout,
+            connect_args={"connect_timeout": max(2, int(busy_timeout)), "application_name": "dcm-processor"},
+        )  # fmt: skip
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise LedgerError(f"DATABASE_URL cannot be used: {error}") from None
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the database to the schema of this code; harmless where it is there already.
+
+    Raises LedgerUnavailableError where the database does not answer, LedgerError where it is newer than this code.
+    """
+    config = Config()
+    config.set_main_option("script_location", "dcm_processor.ledger:migrations")
+    config.set_main_option("path_separator", "os")
+    with transient_faults():
+        if engine.dialect.name == "sqlite":
+            folder = Path(str(engine.url.database)).absolute().parent
+            folder.mkdir(parents=True, exist_ok=True)
+        with engine.connect().execution_options(write=True) as connection, connection.begin():
+            revision = MigrationContext.configure(connection).get_current_revision()
+            known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+            if revision is not None and revision not in known:
+                raise LedgerError(
+                    f"the ledger is at schema {revision}, which this version does not know; install the newer version"
+                )
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    if engine.dialect.name == "sqlite":
+        path = Path(str(engine.url.database))
+        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+
+
+@contextmanager
+def transient_faults() -> Iterator[None]:
+    """Turn the driver's word for locked, full or away into LedgerUnavailableError."""
+    try:
+        yield
+    except OperationalError as error:
+        raise LedgerUnavailableError(f"the ledger's database does not take the write or read: {error.orig}") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise LedgerUnavailableError(f"the connection to the ledger's database broke: {error.orig}") from error
+        raise
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # SQLAlchemy's begin event decides where a transaction begins, not the driver
+    cursor = connection.cursor()
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Writers take the lock at once: one that first reads and then writes could otherwise fail at the write."""
+    write = connection.get_execution_options().get("write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _refuse_network_file_system(path: Path) -> None:
+    kind = file_system(path)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise LedgerError(
+            f"{path} lies on a network file system ({kind}), where SQLite's locks do not hold; "
+            "set DATABASE_URL to a PostgreSQL database, or BASEDIR to a local disk"
+        )
+
+
+def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """The type of the file system that holds `path` (or would); "" where the machine does not tell."""
+    while not path.exists():
+        path = path.parent
+    real = os.path.realpath(path)
+    best, kind = "", ""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        head, _, tail = line.partition(" - ")
+        point = head.split()[4].encode().decode("unicode_escape")
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, tail.split()[0]
+    return kind

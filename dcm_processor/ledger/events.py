@@ -1,0 +1,82 @@
+"""Events: why the ledger was told about a study, and whether that was dealt with."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dcm_processor.ledger.schema import events, studies
+from dcm_processor.vocabulary import EventKind, StudyState
+
+PLANNING_KINDS = (EventKind.STABLE, EventKind.CHANGE, EventKind.QUIET, EventKind.RERUN)
+
+
+def record(
+    db: Connection,
+    kind: EventKind,
+    study_id: str,
+    payload: Mapping[str, Any] | None,
+    *,
+    now: float,
+    due_at: float | None = None,
+) -> int:
+    """Put an event down, and the study if it is new; a study so far only `known` is now `received`."""
+    if kind is not EventKind.CANCEL:
+        meet(db, study_id, StudyState.RECEIVED, now=now)
+        db.execute(
+            update(studies)
+            .where(studies.c.study_id == study_id, studies.c.state == StudyState.KNOWN)
+            .values(state=StudyState.RECEIVED, reason=None, changed_at=now)
+        )
+    values = {
+        "kind": kind,
+        "study_id": study_id,
+        "payload": dict(payload) if payload else None,
+        "received_at": now,
+    }
+    result = db.execute(insert(events).values(**values, due_at=now if due_at is None else due_at, failures=0))
+    return int(result.inserted_primary_key[0])  # type: ignore[index]
+
+
+def meet(db: Connection, study_id: str, state: StudyState, *, now: float, reason: str | None = None) -> bool:
+    """Put a study down unless the ledger has it; returns whether it was new."""
+    dialect = postgresql if db.dialect.name == "postgresql" else sqlite
+    values = {"study_id": study_id, "state": state, "reason": reason, "first_seen_at": now, "changed_at": now}
+    statement = dialect.insert(studies).values(**values).on_conflict_do_nothing(index_elements=["study_id"])
+    return bool(db.execute(statement).rowcount)
+
+
+def due(db: Connection, *, now: float, limit: int = 200) -> Sequence[RowMapping]:
+    """Events that wait to be dealt with, oldest first."""
+    query = (
+        select(events)
+        .where(events.c.handled_at.is_(None), events.c.due_at <= now)
+        .order_by(events.c.event_id)
+        .limit(limit)
+    )
+    return db.execute(query).mappings().all()
+
+
+def next_due(db: Connection) -> float | None:
+    """When the next event that waits becomes due."""
+    due_at: float | None = db.execute(
+        select(func.min(events.c.due_at)).where(events.c.handled_at.is_(None))
+    ).scalar_one()
+    return due_at
+
+
+def settle(db: Connection, event_ids: Sequence[int], result: str, *, now: float) -> None:
+    """Put down what came of events."""
+    db.execute(update(events).where(events.c.event_id.in_(event_ids)).values(handled_at=now, result=result))
+
+
+def put_off(db: Connection, event_ids: Sequence[int], why: str, *, due_at: float, counts: bool) -> int:
+    """Try again later; returns the highest number of failures among them, this one included where it counts."""
+    step = 1 if counts else 0
+    db.execute(
+        update(events)
+        .where(events.c.event_id.in_(event_ids))
+        .values(failures=events.c.failures + step, due_at=due_at, result=why)
+    )
+    return int(db.execute(select(func.max(events.c.failures)).where(events.c.event_id.in_(event_ids))).scalar_one())

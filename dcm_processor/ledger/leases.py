@@ -1,0 +1,76 @@
+"""Who leads: one holder at a time, with an epoch that every transaction of the leader checks."""
+
+import os
+import socket
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, insert, select, update
+
+from dcm_processor.errors import TransientError
+from dcm_processor.ledger.schema import leases
+
+
+class LeaseLostError(TransientError):
+    """Another leader took over; whatever this one still wants to write must not be written."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lease as its holder got it."""
+
+    name: str
+    holder: str
+    epoch: int
+
+
+def holder_of_this_process() -> str:
+    """`<host>:<pid>:<start of the process>`, so that a successor on the same host sees a dead holder at once."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def acquire(db: Connection, name: str, holder: str, *, now: float, seconds: float) -> Lease | None:
+    """Take the lease if it is free, ran out, or its holder died on this host; None: somebody else leads."""
+    row = db.execute(select(leases).where(leases.c.name == name).with_for_update()).mappings().one_or_none()
+    if row is None:
+        db.execute(insert(leases).values(name=name, holder=holder, epoch=1, expires_at=now + seconds))
+        return Lease(name, holder, 1)
+    if row["holder"] != holder and row["expires_at"] > now and not _died_here(row["holder"]):
+        return None
+    epoch = row["epoch"] + 1
+    db.execute(update(leases).where(leases.c.name == name).values(holder=holder, epoch=epoch, expires_at=now + seconds))
+    return Lease(name, holder, epoch)
+
+
+def renew(db: Connection, lease: Lease, *, now: float, seconds: float) -> None:
+    """Keep the lease; raises LeaseLostError where another leader took over."""
+    check(db, lease)
+    db.execute(update(leases).where(leases.c.name == lease.name).values(expires_at=now + seconds))
+
+
+def release(db: Connection, lease: Lease) -> None:
+    """Let a successor take over at once."""
+    check(db, lease)
+    db.execute(update(leases).where(leases.c.name == lease.name).values(expires_at=0))
+
+
+def check(db: Connection, lease: Lease) -> None:
+    """Raise LeaseLostError unless `lease` is in force; in PostgreSQL the row stays locked until the transaction ends."""
+    epoch = db.execute(
+        select(leases.c.epoch).where(leases.c.name == lease.name).with_for_update(read=True)
+    ).scalar_one_or_none()
+    if epoch != lease.epoch:
+        raise LeaseLostError(f"{lease.name}: epoch {lease.epoch} ended, {epoch} is in force")
+
+
+def _died_here(holder: str) -> bool:
+    host, pid, started = holder.rsplit(":", 2)
+    return host == socket.gethostname() and _started(int(pid)) != started
+
+
+def _started(pid: int) -> str:
+    """The kernel's start time of a process in clock ticks since boot (proc(5), field 22); "" where it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123 - /proc
+            return stat.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""

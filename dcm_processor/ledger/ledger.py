@@ -1,0 +1,120 @@
+"""Opening the ledger, its transactions, and what scheduler, dashboard and command line ask of it."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from dcm_processor.errors import LedgerUnavailableError
+from dcm_processor.ledger import attempts, engine, events, views
+from dcm_processor.ledger.leases import Lease, check
+from dcm_processor.ledger.views import Page
+from dcm_processor.vocabulary import EventKind
+
+
+class Ledger:
+    """A connection pool to the ledger.
+
+    `busy_timeout`: seconds to wait for another writer before LedgerUnavailableError is raised.
+    """
+
+    def __init__(self, url: str, *, busy_timeout: float = 30) -> None:
+        self._engine = engine.make_engine(url, busy_timeout=busy_timeout)
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; see engine.migrate."""
+        engine.migrate(self._engine)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def write(self, lease: Lease | None = None) -> Iterator[Connection]:
+        """One transaction that is on the disk when the block ends, or not at all.
+
+        With a lease it is the leader's: raises LeaseLostError where another leader took over.
+        """
+        with (
+            engine.transient_faults(),
+            self._engine.connect().execution_options(write=True) as connection,
+            connection.begin(),
+        ):
+            if lease is not None:
+                check(connection, lease)
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent view."""
+        with engine.transient_faults(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    def check(self) -> None:
+        """Raise LedgerUnavailableError unless the ledger can be written now and has its schema."""
+        with self.write() as db:
+            db.execute(text("UPDATE leases SET epoch = epoch WHERE name = ''"))
+
+    # -- what others than the controller do; each a transaction of its own
+
+    def record_event(self, kind: EventKind, study_id: str, payload: Mapping[str, Any] | None = None) -> int:
+        """Put down that something is to be done about a study; returns the event's id once it is on the disk."""
+        with self.write() as db:
+            return events.record(db, kind, study_id, payload, now=time.time())
+
+    def studies(
+        self,
+        state: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+        search: Mapping[str, Any] | None = None,
+    ) -> Page:
+        """Studies, newest first; `search` may hold studyInstanceUID, from, to (StudyDate), modality, jobName, service.
+
+        Raises ValueError where the cursor is none of ours.
+        """
+        with self.read() as db:
+            return views.studies(db, state, cursor, limit, search or {})
+
+    def study(self, study_id: str) -> dict[str, Any] | None:
+        """The study with its plans (newest first), their jobs and attempts; None where it is not known."""
+        with self.read() as db:
+            return views.study(db, study_id)
+
+    def jobs(self, state: str | None = None, cursor: str | None = None, limit: int = 50) -> Page:
+        """Jobs, newest first; raises ValueError where the cursor is none of ours."""
+        with self.read() as db:
+            return views.jobs(db, state, cursor, limit)
+
+    def job(self, job_id: str) -> dict[str, Any] | None:
+        """The job with its attempts; None where it is not known."""
+        with self.read() as db:
+            return views.job(db, job_id)
+
+    def count_unended(self, service: str) -> dict[str, int]:
+        """How many jobs of a service are in which state that has not ended; {} where there is no ledger yet."""
+        try:
+            with self.read() as db:
+                return attempts.count_unended(db, service)
+        except LedgerUnavailableError as error:
+            if "no such table" in str(error) or "unable to open database file" in str(error):
+                return {}
+            raise
+
+    def cancel_service(self, service: str) -> int:
+        """Cancel every job of a service that has not started; returns how many. Running ones go on."""
+        if not self.count_unended(service):
+            return 0
+        with self.write() as db:
+            return attempts.cancel_service(db, service, f"service {service} was removed", now=time.time())
+
+    def pinned(self) -> set[tuple[str, str]]:
+        """(service, digest) of every version that a job which has not ended needs."""
+        try:
+            with self.read() as db:
+                return attempts.pinned(db)
+        except LedgerUnavailableError as error:
+            if "no such table" in str(error) or "unable to open database file" in str(error):
+                return set()
+            raise

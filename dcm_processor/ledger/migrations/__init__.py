@@ -1,0 +1,1 @@
+"""Alembic's folder; `Ledger.migrate` runs it, there is no alembic.ini."""

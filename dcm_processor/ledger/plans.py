@@ -1,0 +1,98 @@
+"""Plans and their jobs: what was decided about a study, and what replaced it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, and_, func, insert, select, update
+
+from dcm_processor.ledger.schema import attempts, jobs, plans, studies
+from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
+
+_NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
+
+
+def get(db: Connection, plan_id: str) -> RowMapping | None:
+    return db.execute(select(plans).where(plans.c.plan_id == plan_id)).mappings().one_or_none()
+
+
+def latest(db: Connection, study_id: str, revision: str | None = None) -> RowMapping | None:
+    """The newest plan of a study (of one revision, where named)."""
+    query = select(plans).where(plans.c.study_id == study_id)
+    if revision is not None:
+        query = query.where(plans.c.revision == revision)
+    return db.execute(query.order_by(plans.c.created_at.desc(), plans.c.run.desc()).limit(1)).mappings().one_or_none()
+
+
+def next_run(db: Connection, study_id: str, revision: str) -> int:
+    query = select(func.max(plans.c.run)).where(plans.c.study_id == study_id, plans.c.revision == revision)
+    return int(db.execute(query).scalar_one() or 0) + 1
+
+
+def add(db: Connection, plan: Mapping[str, Any], job_rows: Sequence[Mapping[str, Any]], *, now: float) -> list[str]:
+    """Make a plan the active one of its study; returns queued attempts of its predecessors, now unwanted.
+
+    What predecessors had not started is superseded; what runs there ends first (see `predecessor_runs`).
+    """
+    study_id = plan["study_id"]
+    older = select(jobs.c.job_id).where(jobs.c.study_id == study_id, jobs.c.state.in_(_NOT_STARTED))
+    unwanted = drop_attempts(db, older, JobState.SUPERSEDED, f"superseded by {plan['plan_id']}", now=now)
+    db.execute(
+        update(plans)
+        .where(plans.c.study_id == study_id, plans.c.active)
+        .values(active=False, ended_at=func.coalesce(plans.c.ended_at, now))
+    )
+    db.execute(insert(plans).values(**plan, created_at=now, active=True))
+    if job_rows:
+        db.execute(insert(jobs), [dict(row) for row in job_rows])
+    db.execute(
+        update(studies).where(studies.c.study_id == study_id).values(active_plan_id=plan["plan_id"], changed_at=now)
+    )
+    return unwanted
+
+
+def drop_attempts(db: Connection, which: Any, state: JobState, reason: str, *, now: float) -> list[str]:
+    """End jobs that have not started (`which` selects their ids) in `state`; returns their queued attempts."""
+    ids = db.execute(which).scalars().all()
+    if not ids:
+        return []
+    queued = and_(attempts.c.job_id.in_(ids), attempts.c.state == AttemptState.QUEUED)
+    unwanted = db.execute(select(attempts.c.attempt_id).where(queued)).scalars().all()
+    db.execute(
+        update(attempts)
+        .where(queued)
+        .values(state=AttemptState.CANCELLED, ended_at=now, exit_reason=ExitReason.CANCELLED, error=reason)
+    )
+    db.execute(update(jobs).where(jobs.c.job_id.in_(ids)).values(state=state, reason=reason, ended_at=now, due_at=None))
+    return list(unwanted)
+
+
+def jobs_of(db: Connection, plan_id: str) -> Sequence[RowMapping]:
+    """The plan's jobs in plan order."""
+    return db.execute(select(jobs).where(jobs.c.plan_id == plan_id).order_by(jobs.c.position)).mappings().all()
+
+
+def predecessor_runs(db: Connection, study_id: str, plan_id: str) -> bool:
+    """Whether a job of an earlier plan of the study still runs."""
+    query = select(jobs.c.job_id).where(
+        jobs.c.study_id == study_id, jobs.c.plan_id != plan_id, jobs.c.state == JobState.STARTED
+    )
+    return db.execute(query.limit(1)).first() is not None
+
+
+def unended(db: Connection) -> Sequence[str]:
+    """Active plans that have not ended."""
+    query = select(plans.c.plan_id).where(plans.c.active, plans.c.ended_at.is_(None)).order_by(plans.c.created_at)
+    return db.execute(query).scalars().all()
+
+
+def end(db: Connection, plan_id: str, *, now: float) -> None:
+    db.execute(update(plans).where(plans.c.plan_id == plan_id).values(ended_at=now))
+
+
+def finished_jobs(db: Connection, study_id: str, before_plan: str | None) -> dict[tuple[str, str | None], RowMapping]:
+    """(jobName, seriesId) -> the newest finished job of the study, for plans that reuse what stands."""
+    query = select(jobs).where(jobs.c.study_id == study_id, jobs.c.state == JobState.FINISHED)
+    if before_plan is not None:
+        query = query.where(jobs.c.plan_id == before_plan)
+    rows = db.execute(query.order_by(jobs.c.created_at)).mappings()
+    return {(row["job_name"], row["series_id"]): row for row in rows}

@@ -1,0 +1,86 @@
+"""Studies: where each stands; facts about Orthanc and about who stored a series."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dcm_processor.ledger.schema import facts, series_owners, studies
+from dcm_processor.vocabulary import StudyState
+
+
+def get(db: Connection, study_id: str) -> RowMapping | None:
+    return db.execute(select(studies).where(studies.c.study_id == study_id)).mappings().one_or_none()
+
+
+def set_state(db: Connection, study_id: str, state: StudyState, *, now: float, reason: str | None = None) -> None:
+    db.execute(
+        update(studies)
+        .where(studies.c.study_id == study_id)
+        .where((studies.c.state != state) | (studies.c.reason.is_distinct_from(reason)))
+        .values(state=state, reason=reason, changed_at=now)
+    )
+
+
+def expect_stable(db: Connection, study_id: str, due_at: float | None) -> None:
+    """When a study that still grows counts as stable; None: it was said to be stable."""
+    db.execute(update(studies).where(studies.c.study_id == study_id).values(stable_due_at=due_at))
+
+
+def overdue(db: Connection, *, now: float, limit: int = 200) -> Sequence[str]:
+    """Studies that grew, were never said to be stable, and are quiet since."""
+    query = (
+        select(studies.c.study_id).where(studies.c.stable_due_at <= now).order_by(studies.c.stable_due_at).limit(limit)
+    )
+    return db.execute(query).scalars().all()
+
+
+def set_labels(db: Connection, study_id: str, headers: Mapping[str, Any]) -> None:
+    """What pages show and search beside the ids: dates, modalities and description, never the patient."""
+    modalities = sorted({str(entry["Modality"]) for entry in headers.get("series", []) if entry.get("Modality")})
+
+    def text(keyword: str, length: int) -> str | None:
+        value = headers.get(keyword)
+        return str(value)[:length] if value not in (None, "") else None
+
+    db.execute(
+        update(studies)
+        .where(studies.c.study_id == study_id)
+        .values(
+            study_instance_uid=text("StudyInstanceUID", 64),
+            study_date=text("StudyDate", 16),
+            modalities="\\".join(modalities)[:64] or None,
+            description=text("StudyDescription", 256),
+        )
+    )
+
+
+def owners(db: Connection, series_ids: Sequence[str]) -> dict[str, bool]:
+    """Of the series that were asked about before: whether the platform stored them."""
+    query = select(series_owners).where(series_owners.c.series_id.in_(series_ids))
+    return {row.series_id: row.ours for row in db.execute(query)}
+
+
+def remember_owners(db: Connection, found: Mapping[str, bool]) -> None:
+    for series_id, ours in found.items():
+        _upsert(db, series_owners, {"series_id": series_id}, {"ours": ours})
+
+
+def fact(db: Connection, name: str) -> Any:
+    return db.execute(select(facts.c.value).where(facts.c.name == name)).scalar_one_or_none()
+
+
+def set_fact(db: Connection, name: str, value: Any) -> None:
+    _upsert(db, facts, {"name": name}, {"value": value})
+
+
+def known_among(db: Connection, study_ids: Iterable[str]) -> set[str]:
+    """Those of the ids that the ledger has."""
+    return set(db.execute(select(studies.c.study_id).where(studies.c.study_id.in_(list(study_ids)))).scalars())
+
+
+def _upsert(db: Connection, table: Any, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    dialect = postgresql if db.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).values(**key, **values)
+    db.execute(statement.on_conflict_do_update(index_elements=list(key), set_=dict(values)))

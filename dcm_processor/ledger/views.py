@@ -1,0 +1,225 @@
+"""The ledger as API and pages show it: plain dicts with camelCase keys and RFC 3339 times in UTC."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, func, select
+
+from dcm_processor.ledger.schema import attempts as attempts_table
+from dcm_processor.ledger.schema import events as events_table
+from dcm_processor.ledger.schema import jobs as jobs_table
+from dcm_processor.ledger.schema import plans as plans_table
+from dcm_processor.ledger.schema import studies as studies_table
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a list; `next_cursor` is None on the last."""
+
+    items: list[dict[str, Any]]
+    next_cursor: str | None
+
+
+def studies(db: Connection, state: str | None, cursor: str | None, limit: int, search: Mapping[str, Any]) -> Page:
+    table = studies_table
+    query = select(table).order_by(table.c.number.desc()).limit(limit + 1)
+    if state is not None:
+        query = query.where(table.c.state == state)
+    if cursor is not None:
+        query = query.where(table.c.number < int(cursor))
+    query = _search(query, search)
+    rows = db.execute(query).mappings().all()
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    active = [row["active_plan_id"] for row in rows if row["active_plan_id"]]
+    grouped = select(jobs_table.c.plan_id, jobs_table.c.state, func.count()).where(
+        jobs_table.c.plan_id.in_(active), jobs_table.c.state.is_not(None)
+    )
+    for plan_id, job_state, number in db.execute(grouped.group_by(jobs_table.c.plan_id, jobs_table.c.state)).tuples():
+        counts[plan_id][str(job_state)] = number
+    items = [{**_study(row), "jobs": counts.get(row["active_plan_id"], {})} for row in rows[:limit]]
+    return Page(items, str(rows[limit - 1]["number"]) if len(rows) > limit else None)
+
+
+def study(db: Connection, study_id: str) -> dict[str, Any] | None:
+    row = db.execute(select(studies_table).where(studies_table.c.study_id == study_id)).mappings().one_or_none()
+    if row is None:
+        return None
+    plan_rows = db.execute(
+        select(plans_table).where(plans_table.c.study_id == study_id).order_by(plans_table.c.created_at.desc())
+    ).mappings()
+    job_rows = db.execute(
+        select(jobs_table).where(jobs_table.c.study_id == study_id).order_by(jobs_table.c.position)
+    ).mappings()
+    by_plan: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    found = list(job_rows)
+    tried = _attempts(db, [job_row["job_id"] for job_row in found])
+    counts: dict[str, int] = defaultdict(int)
+    for job_row in found:
+        by_plan[job_row["plan_id"]].append({**_job(job_row), "attempts": tried[job_row["job_id"]]})
+        if job_row["plan_id"] == row["active_plan_id"] and job_row["state"]:
+            counts[job_row["state"]] += 1
+    event_rows = db.execute(
+        select(events_table)
+        .where(events_table.c.study_id == study_id)
+        .order_by(events_table.c.event_id.desc())
+        .limit(50)
+    ).mappings()
+    return {
+        **_study(row),
+        "jobs": dict(counts),
+        "plans": [{**_plan(plan_row), "jobs": by_plan[plan_row["plan_id"]]} for plan_row in plan_rows],
+        "events": [
+            {
+                "eventId": event["event_id"],
+                "kind": event["kind"],
+                "receivedAt": when(event["received_at"]),
+                "handledAt": when(event["handled_at"]),
+                "failures": event["failures"],
+                "result": event["result"],
+            }
+            for event in event_rows
+        ],
+    }
+
+
+def jobs(db: Connection, state: str | None, cursor: str | None, limit: int) -> Page:
+    table = jobs_table
+    query = select(table).order_by(table.c.created_at.desc(), table.c.job_id.desc()).limit(limit + 1)
+    if state is not None:
+        query = query.where(table.c.state == state)
+    if cursor is not None:
+        created, _, job_id = cursor.partition("~")
+        at = float(created)
+        query = query.where((table.c.created_at < at) | ((table.c.created_at == at) & (table.c.job_id < job_id)))
+    rows = db.execute(query).mappings().all()
+    tried = _attempts(db, [row["job_id"] for row in rows[:limit]])
+    items = [{**_job(row), "attempts": tried[row["job_id"]]} for row in rows[:limit]]
+    last = rows[limit - 1] if len(rows) > limit else None
+    return Page(items, f"{last['created_at']!r}~{last['job_id']}" if last is not None else None)
+
+
+def job(db: Connection, job_id: str) -> dict[str, Any] | None:
+    row = db.execute(select(jobs_table).where(jobs_table.c.job_id == job_id)).mappings().one_or_none()
+    return None if row is None else {**_job(row), "attempts": _attempts(db, [job_id])[job_id]}
+
+
+def when(seconds: float | None) -> str | None:
+    """RFC 3339, UTC, milliseconds."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _search(query: Select[Any], search: Mapping[str, Any]) -> Select[Any]:
+    table = studies_table
+    if uid := search.get("studyInstanceUID"):
+        query = query.where(table.c.study_instance_uid == str(uid))
+    if start := search.get("from"):
+        query = query.where(table.c.study_date >= str(start))
+    if end := search.get("to"):
+        query = query.where(table.c.study_date <= str(end))
+    if modality := search.get("modality"):
+        query = query.where(table.c.modalities.contains(str(modality), autoescape=True))
+    for key, column in (("jobName", jobs_table.c.job_name), ("service", jobs_table.c.service)):
+        if value := search.get(key):
+            query = query.where(
+                select(jobs_table.c.job_id)
+                .where(jobs_table.c.plan_id == table.c.active_plan_id, column == str(value))
+                .exists()
+            )
+    return query
+
+
+def _study(row: RowMapping) -> dict[str, Any]:
+    return {
+        "studyId": row["study_id"],
+        "state": row["state"],
+        "reason": row["reason"],
+        "firstSeenAt": when(row["first_seen_at"]),
+        "changedAt": when(row["changed_at"]),
+        "studyInstanceUID": row["study_instance_uid"],
+        "studyDate": row["study_date"],
+        "modalities": row["modalities"].split("\\") if row["modalities"] else [],
+        "description": row["description"],
+        "activePlanId": row["active_plan_id"],
+    }
+
+
+def _plan(row: RowMapping) -> dict[str, Any]:
+    return {
+        "planId": row["plan_id"],
+        "revision": row["revision"],
+        "run": row["run"],
+        "reason": row["reason"],
+        "active": row["active"],
+        "createdAt": when(row["created_at"]),
+        "endedAt": when(row["ended_at"]),
+        "faults": row["faults"] or [],
+        "seriesIds": list(row["instances"]),
+        "numberOfInstances": sum(len(ids) for ids in row["instances"].values()),
+    }
+
+
+def _job(row: RowMapping) -> dict[str, Any]:
+    settings = row["settings"]
+    return {
+        "jobId": row["job_id"],
+        "planId": row["plan_id"],
+        "studyId": row["study_id"],
+        "seriesId": row["series_id"],
+        "jobName": row["job_name"],
+        "service": row["service"],
+        "version": row["digest"],
+        "verdict": row["verdict"],
+        "reason": row["reason"],
+        "state": row["state"],
+        "stage": settings["stage"],
+        "level": settings["level"],
+        "queue": row["queue"],
+        "position": row["position"],
+        "dependsOn": row["dependencies"],
+        "injected": row["injected"] or {},
+        "traceback": row["traceback"],
+        "callbackOutput": row["output"],
+        "reusedFrom": row["reused_from"],
+        "attempt": row["attempt"],
+        "dueAt": when(row["due_at"]),
+        "createdAt": when(row["created_at"]),
+        "startedAt": when(row["started_at"]),
+        "endedAt": when(row["ended_at"]),
+    }
+
+
+def _attempts(db: Connection, job_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """job id -> its attempts in order; SQLite takes at most 32,766 parameters, so in portions."""
+    result: dict[str, list[dict[str, Any]]] = {job_id: [] for job_id in job_ids}
+    for portion in _portions(job_ids, 1000):
+        query = select(attempts_table).where(attempts_table.c.job_id.in_(portion)).order_by(attempts_table.c.attempt)
+        for row in db.execute(query).mappings():
+            result[row["job_id"]].append(
+                {
+                    "attemptId": row["attempt_id"],
+                    "attempt": row["attempt"],
+                    "state": row["state"],
+                    "queuedAt": when(row["queued_at"]),
+                    "startedAt": when(row["started_at"]),
+                    "endedAt": when(row["ended_at"]),
+                    "worker": row["worker"],
+                    "host": row["host"],
+                    "exitReason": row["exit_reason"],
+                    "error": row["error"],
+                    "traceback": row["traceback"],
+                    "phases": {
+                        phase: [when(moment) for moment in moments] for phase, moments in (row["phases"] or {}).items()
+                    },
+                    "details": row["details"] or {},
+                }
+            )
+    return result
+
+
+def _portions(ids: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    return (ids[start : start + size] for start in range(0, len(ids), size))
