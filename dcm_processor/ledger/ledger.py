@@ -1,7 +1,7 @@
 """Opening the ledger, its transactions, and what scheduler, dashboard and command line ask of it."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,6 +81,11 @@ class Ledger:
         """The study with its plans (newest first), their jobs and attempts; None where it is not known."""
         with self.read() as db:
             return views.study(db, study_id)
+
+    def job_summaries(self, plan_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+        """plan id -> its jobs in plan order as dicts of jobName, verdict, state, reason; `count` jobs share these."""
+        with self.read() as db:
+            return views.job_summaries(db, plan_ids)
 
     def jobs(self, state: str | None = None, cursor: str | None = None, limit: int = 50) -> Page:
         """Jobs, newest first; raises ValueError where the cursor is none of ours."""

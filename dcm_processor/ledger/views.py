@@ -106,6 +106,28 @@ def job(db: Connection, job_id: str) -> dict[str, Any] | None:
     return None if row is None else {**_job(row), "attempts": _attempts(db, [job_id])[job_id]}
 
 
+def job_summaries(db: Connection, plan_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """plan id -> its jobs in plan order, those of one name, verdict, state and reason counted together.
+
+    What a list of studies says about each; one query, whose answer does not grow with a study's series.
+    """
+    table = jobs_table
+    alike = (table.c.plan_id, table.c.job_name, table.c.verdict, table.c.state, table.c.reason)
+    query = select(*alike, func.count().label("count")).where(table.c.plan_id.in_(plan_ids))
+    summaries: dict[str, list[dict[str, Any]]] = {plan_id: [] for plan_id in plan_ids}
+    for row in db.execute(query.group_by(*alike).order_by(table.c.plan_id, func.min(table.c.position))):
+        summaries[row.plan_id].append(
+            {
+                "jobName": row.job_name,
+                "verdict": row.verdict,
+                "state": row.state,
+                "reason": row.reason,
+                "count": row[-1],
+            }
+        )
+    return summaries
+
+
 def when(seconds: float | None) -> str | None:
     """RFC 3339, UTC, milliseconds."""
     if seconds is None:
