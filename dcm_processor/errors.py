@@ -10,9 +10,11 @@
     │   ├── CallbackError          a callback raised, returned something else than the contract, hung or died
     │   ├── StudyGoneError         Orthanc does not (or no longer) hold the study
     │   ├── NotKnownError          the ledger knows no such study, plan or job
-    │   └── LedgerError            the ledger's database cannot be used as configured
+    │   ├── LedgerError            the ledger's database cannot be used as configured
+    │   └── StackError             the programs of local mode cannot be started or stopped
     └── TransientError             trying again later may succeed
         ├── OrthancUnavailableError    Orthanc does not answer, or answers with a server error
+        ├── PeerUnavailableError       a DICOM peer does not answer, or refuses the association
         ├── LedgerUnavailableError     the database is locked, full or away
         └── TransportUnavailableError  Redis does not answer
 
@@ -68,8 +70,16 @@ class LedgerError(PermanentError):
     """The ledger's database cannot be used as configured."""
 
 
+class StackError(PermanentError):
+    """The programs of local mode cannot be started or stopped."""
+
+
 class OrthancUnavailableError(TransientError):
     """Orthanc does not answer, or answers with a server error."""
+
+
+class PeerUnavailableError(TransientError):
+    """A DICOM peer does not answer, or refuses the association."""
 
 
 class LedgerUnavailableError(TransientError):
