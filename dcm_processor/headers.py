@@ -1,94 +1,98 @@
-"""What callbacks and worker functions get to see of a study: DESIGN §2, `headers`. Pure: datasets in, a JSON-able dict out."""
+"""`headers`: what callbacks and worker functions get to see of a study (DESIGN §2). Pure: datasets in, a dict out.
 
-DEFAULT_HEADER_FIELDS: tuple[str, ...] = (
-    # -- Patient (PS3.3 C.7.1.1)
-    "PatientID",
-    "IssuerOfPatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "PatientIdentityRemoved",
-    # -- General Study (PS3.3 C.7.2.1)
-    "StudyInstanceUID",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "StudyDescription",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    # -- Patient Study (PS3.3 C.7.2.2)
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
-    # -- General Series (PS3.3 C.7.3.1)
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "SeriesDescription",
-    "SeriesDate",
-    "SeriesTime",
-    "Modality",
-    "BodyPartExamined",
-    "Laterality",
-    "PatientPosition",
-    "ProtocolName",
-    "PerformedProcedureStepDescription",
-    "FrameOfReferenceUID",
-    # -- General Equipment (PS3.3 C.7.5.1)
-    "Manufacturer",
-    "ManufacturerModelName",
-    "StationName",
-    "InstitutionName",
-    "DeviceSerialNumber",
-    "SoftwareVersions",
-    # -- the first instance: what it is and how it was acquired (PS3.3 C.7.4.2, C.7.6, C.8.2, C.8.3, C.8.9)
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "InstanceNumber",
-    "ImageType",
-    "AcquisitionDate",
-    "AcquisitionTime",
-    "AcquisitionNumber",
-    "ContentDate",
-    "ContentTime",
-    "ContrastBolusAgent",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "BitsAllocated",
-    "BitsStored",
-    "PixelRepresentation",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
-    "PixelSpacing",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "ImageOrientationPatient",
-    "ImagePositionPatient",
-    "BurnedInAnnotation",
-    "KVP",
-    "ExposureTime",
-    "XRayTubeCurrent",
-    "ConvolutionKernel",
-    "GantryDetectorTilt",
-    "MagneticFieldStrength",
-    "ScanningSequence",
-    "SequenceVariant",
-    "ScanOptions",
-    "MRAcquisitionType",
-    "SequenceName",
-    "PulseSequenceName",
-    "RepetitionTime",
-    "EchoTime",
-    "EchoNumbers",
-    "EchoTrainLength",
-    "InversionTime",
-    "FlipAngle",
-    "DiffusionBValue",
-    "NumberOfTemporalPositions",
-    "ViewPosition",
-    "Units",
-)
-"""The selection where `HEADER_FIELDS` is not set: what a callback usually decides on. docs/services.md lists it."""
+{"patientId", "studyId", "seriesIds", "dcmpath",     Orthanc's identifiers; the folder relative to DATA
+ …                                                   selected elements of patient and study
+ …                                                   selected elements on which all series agree
+ "series": [{"seriesId", "dcmpath", "NumberOfInstances", …selected elements of its first instance}, …]}
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from dcm_processor.elements import JsonValue, dataset_values, element_value, read_dataset, text_of, whole_number
+from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS, PATIENT_AND_STUDY_KEYWORDS
+
+__all__ = [
+    "DEFAULT_HEADER_FIELDS",
+    "PATIENT_AND_STUDY_KEYWORDS",
+    "SeriesSource",
+    "build_headers",
+    "element_value",
+    "read_dataset",
+    "sort_key",
+]
+
+
+@dataclass(frozen=True)
+class SeriesSource:
+    """A series, known by its first instance."""
+
+    series_id: str
+    number_of_instances: int
+    dataset: Dataset  # of the first instance, pixel data not needed
+
+
+def build_headers(
+    patient_id: str, study_id: str, series: Sequence[SeriesSource], selected: Sequence[str]
+) -> dict[str, Any]:
+    """The study-level `headers`, JSON throughout.
+
+    `selected` are DICOM keywords, or has `*`: every element with a keyword but bulk. Series are ordered by
+    (SeriesNumber, SeriesInstanceUID). Elements of patient and study are those of the first series that has a value.
+    """
+    keywords = None if "*" in selected else tuple(selected)
+    ordered = sorted(series, key=_order)
+    values = [dataset_values(source.dataset, keywords) for source in ordered]
+    return {
+        "patientId": patient_id,
+        "studyId": study_id,
+        "seriesIds": [source.series_id for source in ordered],
+        "dcmpath": f"dicom/{study_id}",
+        **_of_the_study(values),
+        **_agreed(values),
+        "series": [
+            {
+                "seriesId": source.series_id,
+                "dcmpath": f"dicom/{study_id}/{source.series_id}",
+                "NumberOfInstances": source.number_of_instances,
+                **{k: v for k, v in own.items() if k not in PATIENT_AND_STUDY_KEYWORDS},
+            }
+            for source, own in zip(ordered, values, strict=True)
+        ],
+    }
+
+
+def sort_key(number: str | None, uid: str) -> tuple[int, float, str]:
+    """Orders instances by (InstanceNumber, SOPInstanceUID), series by (SeriesNumber, SeriesInstanceUID).
+
+    Numbers compare as numbers; what has none comes last.
+    """
+    value = whole_number(number or "")
+    return (0, float(value), uid) if isinstance(value, int | float) else (1, 0.0, uid)
+
+
+def _order(source: SeriesSource) -> tuple[tuple[int, float, str], str]:
+    number, uid = text_of(source.dataset, "SeriesNumber"), text_of(source.dataset, "SeriesInstanceUID")
+    return sort_key(number, uid), source.series_id
+
+
+def _of_the_study(values: Sequence[dict[str, JsonValue]]) -> dict[str, JsonValue]:
+    found: dict[str, JsonValue] = {}
+    for own in values:
+        for keyword, value in own.items():
+            if keyword in PATIENT_AND_STUDY_KEYWORDS and found.get(keyword) in (None, "", []):
+                found[keyword] = value
+    return found
+
+
+def _agreed(values: Sequence[dict[str, JsonValue]]) -> dict[str, JsonValue]:
+    first, *others = values or [{}]
+    return {
+        keyword: value
+        for keyword, value in first.items()
+        if keyword not in PATIENT_AND_STUDY_KEYWORDS
+        and all(keyword in other and other[keyword] == value for other in others)
+    }
