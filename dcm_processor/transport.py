@@ -111,7 +111,7 @@ class Transport:
 
     def wake(self, reason: str) -> None:
         """Tell the controller that the ledger holds something new."""
-        with _answers():
+        with answers():
             self.redis.xadd(WAKE, {"reason": reason}, maxlen=1000, approximate=True)
 
     # -- controller
@@ -122,12 +122,12 @@ class Transport:
         """Lay down what attempts need; with a pipeline it goes with what else the pipeline does."""
         values = {PREFIX + "plan:" + plan.planId: _dumps(asdict(plan))}
         values |= {PREFIX + "order:" + order.attemptId: _dumps(asdict(order)) for order in orders}
-        with _answers():
+        with answers():
             (pipeline if pipeline is not None else self.redis).mset(values)
 
     def forget_attempts(self, attempt_ids: Iterable[str], *, acknowledge: bool) -> None:
         """Remove what belongs to ended attempts; `acknowledge` tells their worker that the outcome was taken."""
-        with _answers(), self.redis.pipeline(transaction=True) as pipe:
+        with answers(), self.redis.pipeline(transaction=True) as pipe:
             for attempt_id in attempt_ids:
                 pipe.delete(PREFIX + "order:" + attempt_id, PREFIX + "claim:" + attempt_id)
                 pipe.hdel(ANNOUNCED, attempt_id)
@@ -137,18 +137,18 @@ class Transport:
             pipe.execute()
 
     def forget_plan(self, plan_id: str) -> None:
-        with _answers():
+        with answers():
             self.redis.delete(PREFIX + "plan:" + plan_id)
 
     def request_cancel(self, attempt_ids: Iterable[str]) -> None:
         """Ask the workers that run these attempts to end them."""
         if ids := list(attempt_ids):
-            with _answers():
+            with answers():
                 self.redis.sadd(CANCEL, *ids)
 
     def announcements(self) -> dict[str, str]:
         """attemptId -> a text that changes with every announcement."""
-        with _answers():
+        with answers():
             found = cast("dict[bytes, bytes]", self.redis.hgetall(ANNOUNCED))
         return {key.decode(): value.decode() for key, value in found.items()}
 
@@ -156,7 +156,7 @@ class Transport:
         """Which of the attempts somebody claimed."""
         if not attempt_ids:
             return {}
-        with _answers():
+        with answers():
             values = cast("list[bytes | None]", self.redis.mget([PREFIX + "claim:" + i for i in attempt_ids]))
         return {i: value is not None for i, value in zip(attempt_ids, values, strict=True)}
 
@@ -164,7 +164,7 @@ class Transport:
         self, positions: Mapping[str, str], *, block_ms: int, count: int = 500
     ) -> dict[str, list[tuple[str, dict[str, bytes]]]]:
         """Entries after `positions` (stream -> last id read, "0" for all), waiting up to `block_ms` for the first."""
-        with _answers():
+        with answers():
             found = cast("Any", self.redis.xread(cast("Any", dict(positions)), count=count, block=block_ms))
         streams = found.items() if isinstance(found, dict) else found or []
         result: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
@@ -178,14 +178,14 @@ class Transport:
     def drop(self, stream: str, entry_ids: Sequence[str]) -> None:
         """Remove entries that were dealt with."""
         if entry_ids:
-            with _answers():
+            with answers():
                 self.redis.xdel(stream, *entry_ids)
 
     # -- worker
 
     def order(self, attempt_id: str) -> tuple[Order, PlanOrder] | None:
         """What the attempt needs, or None: nobody wants that attempt (any more)."""
-        with _answers():
+        with answers():
             text = cast("bytes | None", self.redis.get(PREFIX + "order:" + attempt_id))
             if text is None:
                 return None
@@ -195,7 +195,7 @@ class Transport:
 
     def claim(self, report: Report) -> bool:
         """Claim an attempt and say `started`, in one step; False: somebody else has it, or nobody wants it any more."""
-        with _answers():
+        with answers():
             return bool(
                 self._claim(
                     keys=[
@@ -210,38 +210,38 @@ class Transport:
 
     def announce(self, report: Report, count: int) -> bool:
         """Say that the attempt still runs, and restore the claim should Redis have been emptied; True: cancel it."""
-        with _answers(), self.redis.pipeline(transaction=False) as pipe:
+        with answers(), self.redis.pipeline(transaction=False) as pipe:
             pipe.hset(ANNOUNCED, report.attemptId, f"{report.claim}/{count}")
             pipe.set(PREFIX + "claim:" + report.attemptId, report.claim)
             pipe.sismember(CANCEL, report.attemptId)
             return bool(pipe.execute()[-1])
 
     def report(self, report: Report) -> None:
-        with _answers():
+        with answers():
             self.redis.xadd(REPORTS, {"report": _dumps(asdict(report))})
 
     def acknowledged(self, attempt_id: str) -> bool:
-        with _answers():
+        with answers():
             return bool(self.redis.exists(PREFIX + "ack:" + attempt_id))
 
     # -- logs
 
     def log_received(self, attempt_id: str) -> int:
         """Bytes of the attempt's log that lie in the scheduler's LOGS."""
-        with _answers():
+        with answers():
             return int(cast("Any", self.redis.hget(LOGS_RECEIVED, attempt_id)) or 0)
 
     def log_room(self) -> bool:
         """Whether another chunk of log may go into Redis."""
-        with _answers():
+        with answers():
             return self.redis.xlen(LOGS) < LOG_BACKLOG
 
     def send_log(self, attempt_id: str, offset: int, chunk: bytes) -> None:
-        with _answers():
+        with answers():
             self.redis.xadd(LOGS, {"attemptId": attempt_id, "offset": str(offset), "chunk": chunk})
 
     def log_taken(self, attempt_id: str, size: int) -> None:
-        with _answers():
+        with answers():
             self.redis.hset(LOGS_RECEIVED, attempt_id, str(size))
 
 
@@ -257,7 +257,9 @@ def _dumps(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
-class _answers:  # noqa: N801 - reads as a phrase: `with _answers():`
+class answers:  # noqa: N801 - reads as a phrase: `with answers():`
+    """Turn the client's errors into TransportUnavailableError."""
+
     def __enter__(self) -> None:
         return None
 

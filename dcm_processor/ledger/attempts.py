@@ -47,6 +47,18 @@ def get(db: Connection, attempt_id: str) -> tuple[RowMapping, RowMapping] | None
     return attempt, job
 
 
+def finished_among(db: Connection, attempt_ids: Sequence[str]) -> dict[str, RowMapping]:
+    """Of these attempts those that finished their job, with the job."""
+    found: dict[str, RowMapping] = {}
+    for start in range(0, len(attempt_ids), 1000):  # a database takes so many parameters, not any number
+        query = select(attempts.c.attempt_id.label("finished"), jobs).join(jobs, jobs.c.job_id == attempts.c.job_id)
+        query = query.where(
+            attempts.c.attempt_id.in_(attempt_ids[start : start + 1000]), attempts.c.state == AttemptState.FINISHED
+        )
+        found |= {row["finished"]: row for row in db.execute(query).mappings()}
+    return found
+
+
 def start(db: Connection, attempt: RowMapping, *, worker: str, host: str, now: float) -> None:
     """A worker claimed the attempt."""
     db.execute(
@@ -108,9 +120,9 @@ def count_unended(db: Connection, service: str) -> dict[str, int]:
 def cancel_service(db: Connection, service: str, reason: str, *, now: float) -> int:
     """Cancel the service's jobs that have not started; returns how many."""
     which = select(jobs.c.job_id).where(jobs.c.service == service, jobs.c.state.in_(_NOT_STARTED))
-    count = len(db.execute(which).scalars().all())
-    plans.drop_attempts(db, which, JobState.CANCELLED, reason, now=now)
-    return count
+    ids = db.execute(which).scalars().all()
+    plans.drop_attempts(db, ids, JobState.CANCELLED, reason, now=now)
+    return len(ids)
 
 
 def pinned(db: Connection) -> set[tuple[str, str]]:

@@ -54,7 +54,7 @@ def release(db: Connection, lease: Lease) -> None:
 
 
 def check(db: Connection, lease: Lease) -> None:
-    """Raise LeaseLostError unless `lease` is in force; in PostgreSQL the row stays locked until the transaction ends."""
+    """Raise LeaseLostError unless `lease` is in force (PostgreSQL keeps it locked)."""
     epoch = db.execute(
         select(leases.c.epoch).where(leases.c.name == lease.name).with_for_update(read=True)
     ).scalar_one_or_none()

@@ -35,7 +35,9 @@ def add(db: Connection, plan: Mapping[str, Any], job_rows: Sequence[Mapping[str,
     """
     study_id = plan["study_id"]
     older = select(jobs.c.job_id).where(jobs.c.study_id == study_id, jobs.c.state.in_(_NOT_STARTED))
-    unwanted = drop_attempts(db, older, JobState.SUPERSEDED, f"superseded by {plan['plan_id']}", now=now)
+    unwanted = drop_attempts(
+        db, db.execute(older).scalars().all(), JobState.SUPERSEDED, f"superseded by {plan['plan_id']}", now=now
+    )
     db.execute(
         update(plans)
         .where(plans.c.study_id == study_id, plans.c.active)
@@ -50,9 +52,8 @@ def add(db: Connection, plan: Mapping[str, Any], job_rows: Sequence[Mapping[str,
     return unwanted
 
 
-def drop_attempts(db: Connection, which: Any, state: JobState, reason: str, *, now: float) -> list[str]:
-    """End jobs that have not started (`which` selects their ids) in `state`; returns their queued attempts."""
-    ids = db.execute(which).scalars().all()
+def drop_attempts(db: Connection, ids: Sequence[str], state: JobState, reason: str, *, now: float) -> list[str]:
+    """End jobs that have not started in `state`; returns their queued attempts."""
     if not ids:
         return []
     queued = and_(attempts.c.job_id.in_(ids), attempts.c.state == AttemptState.QUEUED)

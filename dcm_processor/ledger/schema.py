@@ -91,7 +91,9 @@ series_owners = Table(  # who stored a series: asked once, of its first instance
     "series_owners",
     metadata,
     Column("series_id", String(64), primary_key=True),
+    Column("study_id", String(64), nullable=False),
     Column("ours", Boolean, nullable=False),
+    Index("ix_series_owners_study_id", "study_id"),
 )
 
 plans = Table(

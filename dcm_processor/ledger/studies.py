@@ -56,15 +56,15 @@ def set_labels(db: Connection, study_id: str, headers: Mapping[str, Any]) -> Non
     )
 
 
-def owners(db: Connection, series_ids: Sequence[str]) -> dict[str, bool]:
-    """Of the series that were asked about before: whether the platform stored them."""
-    query = select(series_owners).where(series_owners.c.series_id.in_(series_ids))
+def owners(db: Connection, study_id: str) -> dict[str, bool]:
+    """Of the study's series that were asked about before: whether the platform stored them."""
+    query = select(series_owners).where(series_owners.c.study_id == study_id)
     return {row.series_id: row.ours for row in db.execute(query)}
 
 
-def remember_owners(db: Connection, found: Mapping[str, bool]) -> None:
+def remember_owners(db: Connection, study_id: str, found: Mapping[str, bool]) -> None:
     for series_id, ours in found.items():
-        _upsert(db, series_owners, {"series_id": series_id}, {"ours": ours})
+        _upsert(db, series_owners, {"series_id": series_id}, {"study_id": study_id, "ours": ours})
 
 
 def fact(db: Connection, name: str) -> Any:

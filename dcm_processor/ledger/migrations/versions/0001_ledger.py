@@ -48,9 +48,11 @@ def upgrade() -> None:
     op.create_table(
         "series_owners",
         sa.Column("series_id", sa.String(length=64), nullable=False),
+        sa.Column("study_id", sa.String(length=64), nullable=False),
         sa.Column("ours", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("series_id", name=op.f("pk_series_owners")),
     )
+    op.create_index("ix_series_owners_study_id", "series_owners", ["study_id"], unique=False)
     op.create_table(
         "studies",
         sa.Column(

@@ -1,0 +1,194 @@
+"""A plan put into the ledger: its jobs, what of earlier plans stands for them, what it supersedes."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from dcm_processor.plan import JobKey, Plan, PlannedJob, dependents
+from dcm_processor.registry import ServiceRegistry
+from sqlalchemy import Connection, RowMapping
+
+from dcm_processor import identity
+from dcm_processor.ledger import plans, studies
+from dcm_processor.vocabulary import JobState, Level, OnUpdate, Verdict
+from scheduler.effects import Effects
+from scheduler.outcomes import advance_study
+from scheduler.planning import Planned
+
+_CARRIED = "reused from an earlier run"
+
+
+def adopt(
+    db: Connection,
+    planned: Planned,
+    *,
+    why: str,
+    selected: Sequence[str],
+    faults: Sequence[str],
+    wanted: Collection[str] | None,
+    effects: Effects,
+    now: float,
+) -> str:
+    """Make `planned` the study's active plan and queue what may run; returns its id.
+
+    `wanted`: the job names of a rerun, which run again together with what depends on them; None: all of them.
+    """
+    assert planned.plan is not None
+    run = plans.next_run(db, planned.study_id, planned.revision)
+    plan_id = identity.plan_id(planned.study_id, planned.revision, run)
+    standing = _standing(db, planned, planned.plan, wanted)
+    rows = [_row(plan_id, planned.study_id, job, standing.get(job.key), now=now) for job in planned.plan.jobs]
+    plan = {
+        "plan_id": plan_id,
+        "study_id": planned.study_id,
+        "revision": planned.revision,
+        "run": run,
+        "reason": why,
+        "headers": planned.headers,
+        "selected": list(selected),
+        "instances": planned.instances,
+        "faults": list(faults) or None,
+    }
+    effects.unwanted.extend(plans.add(db, plan, rows, now=now))
+    studies.set_labels(db, planned.study_id, planned.headers)
+    studies.remember_owners(db, planned.study_id, planned.owners)
+    advance_study(db, planned.study_id, plan_id, effects, now=now)
+    return plan_id
+
+
+def rerun_jobs(
+    db: Connection, study_id: str, job_ids: Collection[str], registry: ServiceRegistry, effects: Effects, *, now: float
+) -> str:
+    """Run jobs of a plan again with what depends on them: headers and params as they were, the services' code of today.
+
+    Returns what came of it. Everything else of the plan stands in the new one as it ended.
+    """
+    latest = plans.latest(db, study_id)
+    old_jobs = plans.jobs_of(db, latest["plan_id"]) if latest else []
+    roots = {job["job_id"] for job in old_jobs if job["job_id"] in job_ids}
+    if latest is None or not roots:
+        return "none of these jobs is in the study's newest plan; rerun the study instead"
+    again = _downstream(old_jobs, roots)
+    run = plans.next_run(db, study_id, latest["revision"])
+    plan_id = identity.plan_id(study_id, latest["revision"], run)
+    new_ids = {job["job_id"]: identity.job_id(plan_id, job["job_name"], job["series_id"]) for job in old_jobs}
+    rows = []
+    for job in old_jobs:
+        row = {
+            **job,
+            "job_id": new_ids[job["job_id"]],
+            "plan_id": plan_id,
+            "dependencies": [new_ids[dependency] for dependency in job["dependencies"]],
+            "created_at": now,
+            "attempt": 0,
+            "failures": 0,
+            "transients": 0,
+            "losses": 0,
+            "due_at": None,
+        }
+        if job["job_id"] in again and job["verdict"] == Verdict.SCHEDULED:
+            today = registry.job(job["job_name"])
+            row |= {
+                "state": JobState.WAITING,
+                "reason": None,
+                "started_at": None,
+                "ended_at": None,
+                "reused_from": None,
+            }
+            row |= {"digest": today.digest if today is not None else job["digest"]}
+        elif job["state"] is not None:
+            row |= {"reused_from": job["reused_from"] or job["job_id"]}
+            if not JobState(job["state"]).ended:
+                row |= {"state": JobState.WAITING, "reason": None, "reused_from": None}
+        rows.append(row)
+    names = sorted({job["job_name"] for job in old_jobs if job["job_id"] in roots})
+    plan = {key: latest[key] for key in ("study_id", "revision", "headers", "selected", "instances", "faults")} | {
+        "plan_id": plan_id,
+        "run": run,
+        "reason": f"rerun of {', '.join(names)}",
+    }
+    effects.unwanted.extend(plans.add(db, plan, rows, now=now))
+    advance_study(db, study_id, plan_id, effects, now=now)
+    return f"planned as {plan_id}"
+
+
+def _row(plan_id: str, study_id: str, planned: PlannedJob, reused: RowMapping | None, *, now: float) -> dict[str, Any]:
+    settings, outcome, key = planned.job.settings, planned.outcome, planned.key
+    state, reason = None, planned.reason
+    if planned.verdict is Verdict.SCHEDULED:
+        state = JobState.WAITING if reused is None else JobState(reused["state"])
+        reason = planned.reason if reused is None else f"{_CARRIED}: {reused['job_id']}"
+    elif planned.verdict is Verdict.SKIPPED:
+        state = JobState.SKIPPED
+    return {
+        "job_id": identity.job_id(plan_id, key.job_name, key.series_id),
+        "plan_id": plan_id,
+        "study_id": study_id,
+        "series_id": key.series_id,
+        "job_name": key.job_name,
+        "service": planned.job.service,
+        "digest": planned.job.digest,
+        "position": planned.position,
+        "settings": settings.to_json(),
+        "verdict": planned.verdict,
+        "reason": reason,
+        "traceback": outcome.traceback if outcome else None,
+        "output": outcome.output if outcome else None,
+        "injected": (outcome.injected or None) if outcome else None,
+        "dependencies": [identity.job_id(plan_id, each.job_name, each.series_id) for each in planned.dependencies],
+        "reused_from": (reused["reused_from"] or reused["job_id"]) if reused is not None else None,
+        "state": state,
+        "queue": settings.priority,
+        "attempt": 0,
+        "failures": 0,
+        "transients": 0,
+        "losses": 0,
+        "due_at": None,
+        "created_at": now,
+        "started_at": reused["started_at"] if reused is not None else None,
+        "ended_at": now if state is JobState.SKIPPED else (reused["ended_at"] if reused is not None else None),
+    }
+
+
+def _standing(
+    db: Connection, planned: Planned, plan: Plan, wanted: Collection[str] | None
+) -> Mapping[JobKey, RowMapping]:
+    """Which jobs need not run because an earlier plan's result stands for them."""
+    earlier = plans.latest(db, planned.study_id)
+    if earlier is None:
+        return {}
+    finished = {
+        JobKey(job["job_name"], job["series_id"]): job
+        for job in plans.jobs_of(db, earlier["plan_id"])
+        if job["state"] == JobState.FINISHED
+    }
+    if wanted is not None:
+        roots = [job.key for job in plan.jobs if job.key.job_name in wanted]
+        again = dependents(plan.jobs, roots)
+        return {key: row for key, row in finished.items() if key not in again}
+    if earlier["revision"] == planned.revision:
+        return {}  # the whole study is run again
+    standing: dict[JobKey, RowMapping] = {}
+    unchanged = {
+        series_id
+        for series_id, ids in planned.instances.items()
+        if sorted(earlier["instances"].get(series_id, [])) == sorted(ids)
+    }
+    for job in plan.jobs:
+        if (row := finished.get(job.key)) is None:
+            continue
+        settings = job.job.settings
+        same_series = settings.level is Level.SERIES and job.key.series_id in unchanged
+        if settings.on_update is OnUpdate.IGNORE or (
+            same_series and row["digest"] == job.job.digest and all(key in standing for key in job.dependencies)
+        ):
+            standing[job.key] = row
+    return standing
+
+
+def _downstream(jobs: Sequence[RowMapping], roots: Collection[str]) -> set[str]:
+    """The jobs and whatever depends on them, by job id; jobs are in plan order, dependencies first."""
+    found = set(roots)
+    for job in jobs:
+        if found.intersection(job["dependencies"]):
+            found.add(job["job_id"])
+    return found

@@ -1,0 +1,116 @@
+"""Orthanc's /changes, followed from the ledger's cursor: what the hook could not tell is found here."""
+
+import time
+from collections.abc import Iterable
+
+import structlog
+from dcm_processor.orthanc import Change, Orthanc
+
+from dcm_processor.errors import StudyGoneError
+from dcm_processor.ledger import Lease, Ledger, events, studies
+from dcm_processor.vocabulary import EventKind, StudyState
+
+log = structlog.get_logger()
+
+_FACT = "orthanc"
+_PAGE = 1000
+_QUIET_MARGIN = 10
+"""Seconds beyond STABLE_AGE after which a study that grew counts as stable even if Orthanc never says so."""
+
+
+class Changes:
+    """Follows one Orthanc; every method raises OrthancUnavailableError where it does not answer."""
+
+    def __init__(self, ledger: Ledger, orthanc: Orthanc, stable_age: int) -> None:
+        self._ledger = ledger
+        self._orthanc = orthanc
+        self._quiet_after = stable_age + _QUIET_MARGIN
+
+    def follow(self, lease: Lease) -> int:
+        """Take in everything since the cursor; returns how many events came of it.
+
+        An Orthanc that the ledger meets for the first time, or that is another one now, is met: what it holds is put down
+        as known and not planned.
+        """
+        identity = self._orthanc.identity()
+        with self._ledger.read() as db:
+            fact = studies.fact(db, _FACT)
+        if fact is None or fact["identity"] != identity:
+            self._meet(identity, lease)
+            return 0
+        recorded, done, cursor = 0, False, int(fact["cursor"])
+        while not done:
+            page = self._orthanc.changes(cursor, limit=_PAGE)
+            done = page.done or not page.entries
+            if page.last < cursor:  # the changes were removed together with their counter: the database was restored
+                self._meet(identity, lease)
+                return recorded
+            if page.entries:
+                recorded += self._take(page.entries, lease, {**fact, "cursor": page.last})
+                cursor = page.last
+        return recorded
+
+    def overdue(self, lease: Lease) -> int:
+        """Studies that grew and went quiet without a word from Orthanc count as stable; returns how many."""
+        now = time.time()
+        with self._ledger.read() as db:
+            if not studies.overdue(db, now=now, limit=1):
+                return 0
+        with self._ledger.write(lease) as db:
+            due = studies.overdue(db, now=now)
+            for study_id in due:
+                events.record(db, EventKind.QUIET, study_id, None, now=now)
+                studies.expect_stable(db, study_id, None)
+        return len(due)
+
+    def _meet(self, identity: str, lease: Lease) -> None:
+        cursor = self._orthanc.last_change()  # first, so that nothing falls between cursor and list
+        known = 0
+        since = 0
+        while page := self._orthanc.studies_page(since, _PAGE):
+            now = time.time()
+            with self._ledger.write(lease) as db:
+                for study_id in page:
+                    known += events.meet(
+                        db, study_id, StudyState.KNOWN, now=now, reason="was in Orthanc before the platform met it"
+                    )
+            since += len(page)
+        with self._ledger.write(lease) as db:
+            studies.set_fact(db, _FACT, {"identity": identity, "cursor": cursor, "known": known, "metAt": time.time()})
+        log.info("met Orthanc; the studies it held are known and not planned", known=known, cursor=cursor)
+
+    def _take(self, entries: Iterable[Change], lease: Lease, fact: dict[str, object]) -> int:
+        grown, stable = self._grown_and_stable(entries)
+        now = time.time()
+        with self._ledger.write(lease) as db:
+            for study_id in stable:
+                events.record(db, EventKind.CHANGE, study_id, None, now=now)
+                studies.expect_stable(db, study_id, None)
+            for study_id in grown:
+                events.meet(db, study_id, StudyState.RECEIVED, now=now)
+                studies.expect_stable(db, study_id, now + self._quiet_after)
+            studies.set_fact(db, _FACT, fact)
+        return len(stable)
+
+    def _grown_and_stable(self, entries: Iterable[Change]) -> tuple[list[str], list[str]]:
+        """Studies with a NewInstance after their last StableStudy, and those with a StableStudy, each once, in order.
+
+        A new instance's study is asked for once a series and page, not once an instance.
+        """
+        study_of: dict[str, str | None] = {}
+        grown: dict[str, None] = {}
+        stable: dict[str, None] = {}
+        for change in entries:
+            if change.kind == "StableStudy":
+                stable[change.resource_id] = None
+                grown.pop(change.resource_id, None)
+            elif change.kind == "NewInstance":
+                if change.resource_id not in study_of:
+                    try:
+                        parent = self._orthanc.parent_of(change.resource_id)
+                        study_of |= dict.fromkeys(parent.instances, parent.study_id)
+                    except StudyGoneError:
+                        study_of[change.resource_id] = None
+                if (study_id := study_of.get(change.resource_id)) is not None:
+                    grown[study_id] = None
+        return list(grown), list(stable)

@@ -1,0 +1,203 @@
+"""The controller: plans what events ask for, takes outcomes, advances plans, and repairs. One leads at a time.
+
+It wakes on a Redis stream (an event was recorded, an attempt ended), on a planning child that is done, and on a clock;
+each turn looks at the ledger, so that a wake that never came costs a second and nothing else.
+"""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+
+import structlog
+from dcm_processor.orthanc import Orthanc
+from dcm_processor.store import Store
+
+from dcm_processor.errors import DcmProcessorError, TransientError
+from dcm_processor.ledger import Lease, LeaseLostError, Ledger, leases
+from dcm_processor.logging import set_up_logging
+from dcm_processor.settings import Settings, checkout_from_environment
+from dcm_processor.transport import REPORTS, Report, Transport, parse_report
+from scheduler import outcomes
+from scheduler.changes import Changes
+from scheduler.effects import Effects
+from scheduler.logs import LogReceiver
+from scheduler.planner import Planner
+from scheduler.planning import start_fork_server
+from scheduler.repair import Repair
+from scheduler.results import Results
+from scheduler.stream import StreamReader
+
+log = structlog.get_logger()
+
+LEASE = "controller"
+LEASE_SECONDS = 15.0
+TICK = 1.0
+"""Seconds after which the controller looks at the ledger even if nothing woke it."""
+_EVERY = {"renew": LEASE_SECONDS / 3, "changes": 2.0, "overdue": 5.0, "attempts": 5.0, "plans": 60.0, "results": 60.0}
+"""Seconds between two runs of a step; the others run every turn."""
+
+
+class Controller:
+    """One controller process; `run` leads until told to stop or until somebody else leads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._ledger = Ledger(settings.database_url)
+        self._transport = Transport(settings.redis_url)
+        self._results = Results(settings.data)
+        self._planner = Planner(settings, self._ledger, Store.of(settings))
+        self._repair = Repair(self._ledger, self._transport)
+        orthanc = Orthanc(settings.orthanc_url, settings.ORTHANC_REST_USERNAME, settings.orthanc_password)
+        self._changes = Changes(self._ledger, orthanc, settings.STABLE_AGE)
+        self._stream = StreamReader(settings.redis_url)
+        self._logs = LogReceiver(settings.redis_url, self._ledger, settings.logs)
+        self._stopped = threading.Event()
+        self._due: dict[str, float] = {}
+        self._troubled: set[str] = set()
+
+    def stop(self) -> None:
+        """Have `run` return soon; safe in a signal handler."""
+        self._stopped.set()
+        self._stream.ring()
+
+    def run(self) -> None:
+        """Lead. Returns when told to stop; raises LeaseLostError when another leader took over."""
+        start_fork_server()
+        lease = self._acquire()
+        if lease is None:
+            return
+        log.info("leading", epoch=lease.epoch, holder=lease.holder)
+        self._logs.start()
+        self._stream.start()
+        try:
+            while not self._stopped.is_set():
+                self._turn(lease)
+        finally:
+            self._planner.close()
+            self._stream.close()
+            self._logs.stop()
+        with self._ledger.write() as db:
+            leases.release(db, lease)
+
+    def _acquire(self) -> Lease | None:
+        holder = leases.holder_of_this_process()
+        while not self._stopped.is_set():
+            try:
+                with self._ledger.write() as db:
+                    lease = leases.acquire(db, LEASE, holder, now=time.time(), seconds=LEASE_SECONDS)
+                if lease is not None:
+                    return lease
+            except TransientError as error:
+                self._trouble("lease", error)
+            self._stopped.wait(1)
+        return None
+
+    def _turn(self, lease: Lease) -> None:
+        """Wait for something to do, and do it; a step that fails is told of once and tried again."""
+        readable = wait([self._stream.bell, *self._planner.connections], timeout=TICK)
+        steps: Sequence[tuple[str, Callable[[Effects], object]]] = (
+            ("renew", lambda _: self._renew(lease)),
+            ("reports", lambda _: self._take_reports(lease)),
+            ("planned", lambda effects: self._planner.collect(lease, readable, effects)),
+            ("events", lambda effects: self._planner.handle(lease, effects)),
+            ("changes", lambda _: self._changes.follow(lease)),
+            ("overdue", lambda _: self._changes.overdue(lease)),
+            ("retries", lambda effects: self._repair.retries(lease, effects)),
+            ("attempts", lambda effects: self._repair_attempts(lease, effects)),
+            ("plans", lambda effects: self._repair.plans(lease, effects)),
+            ("results", lambda _: self._results.repair(self._ledger)),
+        )
+        for name, step in steps:
+            now = time.monotonic()
+            if now < self._due.get(name, 0):
+                continue
+            self._due[name] = now + _EVERY.get(name, 0)
+            effects = Effects()
+            try:
+                step(effects)
+                effects.carry_out(self._ledger, self._transport, self._results)
+            except LeaseLostError:
+                raise
+            except (TransientError, OSError) as error:  # OSError: DATA is full, away or read-only
+                self._trouble(name, error)
+            else:
+                if name in self._troubled:
+                    self._troubled.discard(name)
+                    log.info("works again", step=name)
+
+    def _renew(self, lease: Lease) -> None:
+        with self._ledger.write(lease) as db:
+            leases.renew(db, lease, now=time.time(), seconds=LEASE_SECONDS)
+
+    def _repair_attempts(self, lease: Lease, effects: Effects) -> None:
+        self._repair.attempts(lease, effects)
+        if effects.ready:  # an interrupted predecessor may not have published what these depend on
+            self._results.repair(self._ledger)
+
+    def _take_reports(self, lease: Lease) -> None:
+        """All reports that came, in one transaction; one by one where one of them spoils it."""
+        entries = self._stream.take()
+        if not entries:
+            return
+        reports = []
+        for entry_id, entry in entries:
+            try:
+                reports.append(parse_report(entry))
+            except (ValueError, TypeError):
+                log.error("dropped a report that no worker of ours wrote", entry=entry_id)
+        effects = Effects()
+        try:
+            try:
+                self._take(lease, reports, effects)
+            except DcmProcessorError:
+                raise
+            except Exception:
+                log.exception("a batch of reports could not be taken; taking them one by one")
+                self._take_one_by_one(lease, reports, effects)
+            effects.carry_out(self._ledger, self._transport, self._results)
+            self._transport.drop(REPORTS, [entry_id for entry_id, _ in entries])
+        except (DcmProcessorError, OSError):
+            self._stream.again()
+            raise
+
+    def _take(self, lease: Lease, reports: Sequence[Report], effects: Effects) -> None:
+        with self._ledger.write(lease) as db:
+            for report in reports:
+                outcomes.take(db, report, effects, now=time.time())
+
+    def _take_one_by_one(self, lease: Lease, reports: Sequence[Report], effects: Effects) -> None:
+        for report in reports:
+            try:
+                self._take(lease, [report], effects)
+            except DcmProcessorError:
+                raise
+            except Exception:
+                log.exception("dropped a report that cannot be taken", attemptId=report.attemptId)
+
+    def _trouble(self, name: str, error: Exception) -> None:
+        if name not in self._troubled:
+            self._troubled.add(name)
+            log.warning("a step fails and is tried again until it works", step=name, error=str(error))
+
+
+def main() -> int:
+    """Entry point: `python -m scheduler.controller`."""
+    set_up_logging("controller")
+    try:
+        controller = Controller(Settings.load(checkout_from_environment()))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: controller.stop())
+        controller.run()
+    except LeaseLostError as error:
+        log.warning("stands down", error=str(error))
+        return 1
+    except DcmProcessorError as error:
+        log.error("cannot go on", error=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""What follows a committed transaction: files renamed, attempts pushed, keys removed. Each can be done again."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import structlog
+
+from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.ledger import Ledger
+from dcm_processor.transport import Transport
+from scheduler.enqueue import enqueue, orders
+from scheduler.results import Results
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Effects:
+    """Collected inside a transaction, carried out after it; what a crash leaves undone, repair finds and does."""
+
+    publish: list[tuple[str, str]] = field(default_factory=list)  # (attempt id, folder relative to DATA)
+    ready: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # plan id -> job ids
+    accepted: list[str] = field(default_factory=list)  # attempts whose outcome is in the ledger
+    unwanted: list[str] = field(default_factory=list)  # attempts nobody waits for any more
+    cancel: list[str] = field(default_factory=list)  # started attempts to be ended by their workers
+    ended_plans: list[str] = field(default_factory=list)
+
+    def carry_out(self, ledger: Ledger, transport: Transport, results: Results) -> None:
+        """Results first, so that whoever depends on them finds them; raises OSError where DATA takes no rename."""
+        for attempt_id, folder in self.publish:
+            results.publish(attempt_id, folder)
+        try:
+            for plan_id, job_ids in self.ready.items():
+                with ledger.read() as db:
+                    found = orders(db, plan_id, job_ids)
+                if found is not None:
+                    enqueue(transport, *found)
+            if self.cancel:
+                transport.request_cancel(self.cancel)
+            if self.accepted:
+                transport.forget_attempts(self.accepted, acknowledge=True)
+            if self.unwanted:
+                transport.forget_attempts(self.unwanted, acknowledge=False)
+            for plan_id in self.ended_plans:
+                transport.forget_plan(plan_id)
+        except TransportUnavailableError as error:
+            log.warning("Redis does not answer; repair pushes what it lacks once it does", error=str(error))

@@ -1,0 +1,149 @@
+"""From the ledger to RQ: what an attempt needs, laid down in Redis, and the attempt itself on its job's queue."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rq import Queue
+from rq.serializers import JSONSerializer
+from sqlalchemy import Connection, RowMapping
+
+from dcm_processor import identity
+from dcm_processor.ledger import plans
+from dcm_processor.transport import Order, PlanOrder, Transport, answers
+from dcm_processor.vocabulary import JobState, Verdict
+
+FUNCTION = "worker.run.run_attempt"
+RESULT_TTL = 500
+"""Seconds that RQ's tools show a finished attempt."""
+FAILURE_TTL = 24 * 3600
+"""Seconds that RQ's tools show a failed attempt; the ledger keeps it for good."""
+
+
+def orders(db: Connection, plan_id: str, job_ids: Iterable[str]) -> tuple[PlanOrder, list[tuple[Order, str]]] | None:
+    """What the current attempts of these jobs of a plan need, each with its queue; None where there is no such plan."""
+    plan = plans.get(db, plan_id)
+    if plan is None:
+        return None
+    jobs = plans.jobs_of(db, plan_id)
+    view = _PlanView(jobs)
+    wanted = set(job_ids)
+    made = [(view.order(job), str(job["queue"])) for job in jobs if job["job_id"] in wanted]
+    return PlanOrder(plan_id, plan["study_id"], plan["headers"], plan["selected"], plan["instances"]), made
+
+
+def enqueue(transport: Transport, plan: PlanOrder, made: Sequence[tuple[Order, str]]) -> None:
+    """Put attempts on their queues, in the order given, together with what they need; all or none.
+
+    Raises TransportUnavailableError; whether Redis took them is then not known, which is harmless: an attempt that is
+    pushed twice is claimed once.
+    """
+    by_queue: dict[str, list[Any]] = defaultdict(list)
+    for order, queue in made:
+        by_queue[queue].append(
+            Queue.prepare_data(
+                FUNCTION,
+                args=(order.attemptId,),
+                job_id=order.attemptId,
+                description=f"{order.jobName} of {order.studyId}",
+                timeout=-1,
+                result_ttl=RESULT_TTL,
+                failure_ttl=FAILURE_TTL,
+            )
+        )
+    with answers(), transport.redis.pipeline(transaction=True) as pipe:
+        transport.put_orders(plan, [order for order, _ in made], pipe)
+        for queue, data in by_queue.items():
+            Queue(queue, connection=transport.redis, serializer=JSONSerializer).enqueue_many(data, pipeline=pipe)
+        pipe.execute()
+
+
+class _PlanView:
+    """A plan's jobs as one of them sees the others (DESIGN 2, "Levels and dependencies")."""
+
+    def __init__(self, jobs: Sequence[RowMapping]) -> None:
+        self._by_id = {job["job_id"]: job for job in jobs}
+        self._by_name: dict[str, list[RowMapping]] = defaultdict(list)
+        for job in jobs:
+            self._by_name[job["job_name"]].append(job)
+        self._services = {name: rows[0]["service"] for name, rows in self._by_name.items()}
+        self._cache: dict[str | None, tuple[dict[str, Any], dict[str, Any]]] = {}
+
+    def order(self, job: RowMapping) -> Order:
+        settings = job["settings"]
+        series_id = job["series_id"]
+        if series_id not in self._cache:
+            self._cache[series_id] = (self._seen(series_id, _injected), self._seen(series_id, _outcome))
+        added_params, outcomes = self._cache[series_id]
+        return Order(
+            attemptId=identity.attempt_id(job["job_id"], job["attempt"]),
+            jobId=job["job_id"],
+            attempt=job["attempt"],
+            planId=job["plan_id"],
+            studyId=job["study_id"],
+            seriesId=series_id,
+            jobName=job["job_name"],
+            service=job["service"],
+            digest=job["digest"],
+            worker=settings["worker"],
+            timeout=settings["timeout"],
+            memory=settings["memory"],
+            params=settings["params"],
+            addedParams=added_params,
+            jobServices=self._services,
+            inputs=self._inputs(job),
+            outcomes=outcomes,
+        )
+
+    def _seen(self, series_id: str | None, show: Any) -> dict[str, Any]:
+        """Job name -> what `show` gives: of a study job itself; of a series job its own series', or all by series."""
+        seen: dict[str, Any] = {}
+        for name, rows in self._by_name.items():
+            if rows[0]["series_id"] is None:
+                value = show(rows[0])
+            elif series_id is not None:
+                value = next((show(row) for row in rows if row["series_id"] == series_id), None)
+            else:
+                each = {row["series_id"]: shown for row in rows if (shown := show(row)) is not None}
+                value = _together(rows, each) if show is _outcome else each or None
+            if value is not None:
+                seen[name] = value
+        return seen
+
+    def _inputs(self, job: RowMapping) -> dict[str, Any]:
+        """Job name -> folder of its results below DATA, of finished dependencies."""
+        found: dict[str, Any] = {}
+        for job_id in job["dependencies"]:
+            dependency = self._by_id[job_id]
+            if dependency["state"] != JobState.FINISHED:
+                continue
+            folder = result_folder(dependency)
+            if dependency["series_id"] is None or job["series_id"] is not None:
+                found[dependency["job_name"]] = folder
+            else:
+                found.setdefault(dependency["job_name"], {})[dependency["series_id"]] = folder
+        return found
+
+
+def result_folder(job: Mapping[Any, Any]) -> str:
+    """Where a finished job's results lie, relative to DATA."""
+    folder = f"results/{job['study_id']}/{job['job_name']}"
+    return f"{folder}/{job['series_id']}" if job["series_id"] else folder
+
+
+def _injected(job: RowMapping) -> dict[str, Any] | None:
+    return job["injected"] or None
+
+
+def _outcome(job: RowMapping) -> dict[str, Any]:
+    return {"state": job["state"] or job["verdict"], "reason": job["reason"]}
+
+
+def _together(rows: Sequence[RowMapping], each: dict[str, Any]) -> dict[str, Any]:
+    """A series job's outcomes as a study job sees them: one state for all, and each series' own."""
+    states = [row["state"] or row["verdict"] for row in rows if row["verdict"] == Verdict.SCHEDULED] or [
+        row["state"] or row["verdict"] for row in rows
+    ]
+    worst = next((state for state in states if state != JobState.FINISHED), JobState.FINISHED)
+    reason = next((row["reason"] for row in rows if (row["state"] or row["verdict"]) == worst), None)
+    return {"state": str(worst), "reason": reason, "series": each}

@@ -1,0 +1,68 @@
+"""Jobs' logs: chunks that workers ship through Redis become files under LOGS/jobs."""
+
+import threading
+from pathlib import Path
+
+import structlog
+
+from dcm_processor.errors import TransientError
+from dcm_processor.identity import split_attempt_id
+from dcm_processor.ledger import Ledger, attempts
+from dcm_processor.transport import LOGS, Transport
+
+log = structlog.get_logger()
+
+_IDLE_BLOCK_MS = 5000
+
+
+def log_path(logs: Path, study_id: str, job_id: str, attempt: int) -> Path:
+    """Where the log of an attempt lies."""
+    return logs / "jobs" / study_id / job_id / f"{attempt}.log"
+
+
+class LogReceiver(threading.Thread):
+    """Takes chunks off the stream, writes each at its offset, and says how much it has: again is harmless."""
+
+    def __init__(self, redis_url: str, ledger: Ledger, logs: Path) -> None:
+        super().__init__(name="logs", daemon=True)
+        self._transport = Transport(redis_url)
+        self._ledger = ledger
+        self._logs = logs
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self.receive(block_ms=_IDLE_BLOCK_MS)
+            except (TransientError, OSError) as error:
+                log.warning("logs cannot be received now", error=str(error))
+                self._stopped.wait(2)
+
+    def receive(self, *, block_ms: int) -> None:
+        """Deal with what is there, waiting up to `block_ms` for the first chunk."""
+        for entry_id, entry in self._transport.read({LOGS: "0"}, block_ms=block_ms, count=64).get(LOGS, []):
+            try:
+                attempt_id, offset, chunk = entry["attemptId"].decode(), int(entry["offset"]), entry["chunk"]
+            except (KeyError, ValueError):
+                log.error("dropped an entry of the log stream that no worker of ours wrote")
+            else:
+                self._write(attempt_id, offset, chunk)
+            self._transport.drop(LOGS, [entry_id])
+
+    def _write(self, attempt_id: str, offset: int, chunk: bytes) -> None:
+        with self._ledger.read() as db:
+            found = attempts.get(db, attempt_id)
+        if found is None:
+            return
+        job = found[1]
+        path = log_path(self._logs, job["study_id"], job["job_id"], split_attempt_id(attempt_id)[1])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            size = file.tell()
+            if offset <= size < offset + len(chunk):  # else: had before, or a chunk between is missing and comes again
+                file.write(chunk[size - offset :])
+                size = offset + len(chunk)
+        self._transport.log_taken(attempt_id, size)

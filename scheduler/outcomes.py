@@ -1,0 +1,120 @@
+"""What workers report, taken into the ledger: an attempt started, an attempt ended. Each attempt ends once."""
+
+import random
+
+import structlog
+from sqlalchemy import Connection
+
+from dcm_processor.judgement import Tries, judge
+from dcm_processor.ledger import attempts, studies
+from dcm_processor.manifest import JobSettings
+from dcm_processor.outcome import Outcome
+from dcm_processor.transport import Report
+from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
+from scheduler.effects import Effects
+from scheduler.enqueue import result_folder
+from scheduler.progress import progress
+
+log = structlog.get_logger()
+
+_LINE, _TEXT = 2_000, 100_000
+
+
+def take(db: Connection, report: Report, effects: Effects, *, now: float) -> None:
+    """Take one report, inside the caller's transaction."""
+    found = attempts.get(db, report.attemptId)
+    if found is None:
+        log.warning("a report of an attempt that the ledger does not know", attemptId=report.attemptId)
+        effects.accepted.append(report.attemptId)
+        return
+    attempt = found[0]
+    state = AttemptState(attempt["state"])
+    if report.kind == "started":
+        if state is AttemptState.QUEUED:
+            attempts.start(db, attempt, worker=report.worker, host=report.host, now=now)
+        elif state is not AttemptState.STARTED:
+            effects.cancel.append(report.attemptId)
+        return
+    if state not in (AttemptState.QUEUED, AttemptState.STARTED):
+        effects.accepted.append(report.attemptId)  # it ended before: sent twice, or a lost one that came back
+        return
+    end(
+        db,
+        report.attemptId,
+        Outcome.from_json(report.outcome),
+        effects,
+        now=now,
+        worker=report.worker,
+        host=report.host,
+    )
+
+
+def end(
+    db: Connection,
+    attempt_id: str,
+    outcome: Outcome,
+    effects: Effects,
+    *,
+    now: float,
+    worker: str | None = None,
+    host: str | None = None,
+) -> None:
+    """End the current attempt of a job, whoever says so, and take the job and its plan on from there."""
+    found = attempts.get(db, attempt_id)
+    assert found is not None
+    attempt, job = found
+    settings = JobSettings.from_json(job["settings"])
+    tries = Tries(job["failures"], job["transients"], job["losses"])
+    judgement = judge(outcome, tries, settings.retry, random.random())  # noqa: S311 - jitter, no secret
+    values = {
+        "exit_reason": outcome.exitReason,
+        "error": _clean(outcome.error, _LINE),
+        "traceback": _clean(outcome.traceback, _TEXT),
+        "phases": outcome.phases,
+        "details": outcome.details,
+    }
+    if worker is not None and attempt["worker"] is None:
+        values |= {"worker": worker[:128], "host": (host or "")[:128]}
+    if attempt["started_at"] is None:
+        values["started_at"] = min((moments[0] for moments in outcome.phases.values()), default=None)
+    attempts.end(db, attempt_id, judgement.attempt, values, now=now)
+    job_values = {"state": judgement.job, "reason": _clean(judgement.reason, _LINE)}
+    if judgement.counter:
+        job_values[judgement.counter] = job[judgement.counter] + 1
+    if judgement.job is JobState.RETRYING:
+        job_values["due_at"] = now + judgement.delay
+    elif judgement.job.ended:
+        job_values["ended_at"] = now
+        if job["started_at"] is None:
+            job_values["started_at"] = values.get("started_at") or now
+    if outcome.exitReason is ExitReason.DONE:
+        effects.publish.append((attempt_id, result_folder(job)))
+    attempts.set_job(db, job["job_id"], job_values)
+    effects.accepted.append(attempt_id)
+    log.info(
+        "attempt ended",
+        jobId=job["job_id"],
+        planId=job["plan_id"],
+        studyId=job["study_id"],
+        attempt=attempt["attempt"],
+        exitReason=outcome.exitReason,
+        jobState=judgement.job,
+    )
+    advance_study(db, job["study_id"], job["plan_id"], effects, now=now)
+
+
+def advance_study(db: Connection, study_id: str, plan_id: str, effects: Effects, *, now: float) -> None:
+    """Take the study's active plan on, which may be the successor of the plan that just moved."""
+    study = studies.get(db, study_id)
+    active = study["active_plan_id"] if study is not None else plan_id
+    ready = progress(db, active, now=now)
+    if ready:
+        effects.ready[active].extend(ready)
+
+
+def _clean(text: str | None, most: int) -> str | None:
+    """Text that every database takes: no NUL, no lone surrogates, not without end."""
+    if text is None:
+        return None
+    text = text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= most else text[: most // 2] + "\n[…]\n" + text[-most // 2 :]

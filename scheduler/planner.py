@@ -1,0 +1,179 @@
+"""From events to plans: which studies are planned now, by which child, and what came of it."""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+import structlog
+from dcm_processor.store import Store
+from sqlalchemy import Connection as Database
+from sqlalchemy import RowMapping, select
+
+from dcm_processor.ledger import Lease, Ledger, events, plans, studies
+from dcm_processor.ledger.schema import jobs
+from dcm_processor.settings import Settings
+from dcm_processor.vocabulary import EventKind, JobState, StudyState
+from scheduler.adoption import adopt, rerun_jobs
+from scheduler.effects import Effects
+from scheduler.outcomes import advance_study
+from scheduler.planning import Ending, Planned, PlanningChild, task_for
+
+log = structlog.get_logger()
+
+PLANNERS = 4
+"""Studies planned at the same time."""
+PLANNING_SECONDS = 600.0
+"""After which a planning child is taken to hang."""
+PLANNING_FAILURES = 5
+"""After which a study is given up as unplanned."""
+
+_BACKOFF = (2, 5, 15, 30, 60)
+
+
+class Planner:
+    """Deals with the ledger's events. Every method raises TransientError where ledger or Redis do not answer."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, store: Store) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._store = store
+        self._children: dict[str, tuple[PlanningChild, list[RowMapping]]] = {}
+
+    @property
+    def connections(self) -> list[Connection]:
+        """What becomes readable when a child is done."""
+        return [child.connection for child, _ in self._children.values()]
+
+    def close(self) -> None:
+        """End every child; their events stay as they are."""
+        for child, _ in self._children.values():
+            child.end()
+        self._children.clear()
+
+    def handle(self, lease: Lease, effects: Effects) -> None:
+        """Deal with the events that are due: start planning, rerun jobs, cancel jobs."""
+        with self._ledger.read() as db:
+            due = events.due(db, now=time.time())
+        by_study: dict[str, list[RowMapping]] = defaultdict(list)
+        for event in due:
+            job_ids = (event["payload"] or {}).get("jobIds")
+            if job_ids is None:
+                by_study[event["study_id"]].append(event)
+                continue
+            with self._ledger.write(lease) as db:
+                if event["kind"] == EventKind.CANCEL:
+                    result = _cancel(db, event["study_id"], job_ids, effects, now=time.time())
+                else:
+                    result = rerun_jobs(db, event["study_id"], job_ids, self._store.load(), effects, now=time.time())
+                events.settle(db, [event["event_id"]], result, now=time.time())
+        for study_id, found in by_study.items():
+            if len(self._children) >= PLANNERS:
+                break
+            if study_id not in self._children:
+                self._start(lease, study_id, found)
+
+    def collect(self, lease: Lease, readable: Sequence[object], effects: Effects) -> None:
+        """Take in the plans of children that are done, and end those that hang."""
+        for study_id, (child, found) in list(self._children.items()):
+            if child.connection in readable:
+                planned = child.result()
+            elif time.monotonic() - child.began > PLANNING_SECONDS:
+                child.end()
+                planned = Planned(Ending.FAILED, study_id, f"planning took more than {PLANNING_SECONDS:.0f} s")
+            else:
+                continue
+            del self._children[study_id]
+            with self._ledger.write(lease) as db:
+                result = self._settle(db, planned, found, effects, now=time.time())
+            log.info("planning ended", studyId=study_id, ending=planned.ending, result=result)
+
+    def _start(self, lease: Lease, study_id: str, found: list[RowMapping]) -> None:
+        rerun = any(event["kind"] == EventKind.RERUN for event in found)
+        with self._ledger.read() as db:
+            latest = plans.latest(db, study_id)
+            owners = studies.owners(db, study_id)
+        planned = frozenset() if rerun or latest is None else frozenset({str(latest["revision"])})
+        if latest is None:
+            with self._ledger.write(lease) as db:
+                studies.set_state(db, study_id, StudyState.PLANNING, now=time.time())
+        task = task_for(self._settings, self._store, study_id, owners, planned)
+        self._children[study_id] = (PlanningChild(task), found)
+
+    def _settle(
+        self, db: Database, planned: Planned, found: Sequence[RowMapping], effects: Effects, *, now: float
+    ) -> str:
+        """Put down what came of the planning; returns it in words."""
+        study_id, ids = planned.study_id, [event["event_id"] for event in found]
+        latest = plans.latest(db, study_id)
+        match planned.ending:
+            case Ending.PLANNED:
+                plan_id = adopt(
+                    db,
+                    planned,
+                    why=_why(found),
+                    selected=self._settings.HEADER_FIELDS,
+                    faults=[str(fault) for fault in self._store.load().faults],
+                    wanted=_wanted(found),
+                    effects=effects,
+                    now=now,
+                )
+                result = f"planned as {plan_id}"
+            case Ending.UNCHANGED | Ending.OURS:
+                studies.remember_owners(db, study_id, planned.owners)
+                result = planned.reason
+                if latest is None:
+                    studies.set_state(db, study_id, StudyState.FINISHED, reason=result, now=now)
+            case Ending.GONE:
+                result = planned.reason
+                if latest is None:
+                    studies.set_state(db, study_id, StudyState.UNPLANNED, reason=result, now=now)
+            case Ending.UNAVAILABLE:
+                events.put_off(db, ids, planned.reason, due_at=now + _BACKOFF[2], counts=False)
+                if latest is None:
+                    studies.set_state(db, study_id, StudyState.WAITING, reason=planned.reason, now=now)
+                return planned.reason
+            case Ending.FAILED:
+                failures = max(int(event["failures"]) for event in found) + 1
+                reason = f"planning failed ({failures} of {PLANNING_FAILURES}): {planned.reason}"
+                due_at = now + _BACKOFF[min(failures, len(_BACKOFF)) - 1]
+                events.put_off(db, ids, reason, due_at=due_at, counts=True)
+                given_up = failures >= PLANNING_FAILURES
+                if latest is None:
+                    state = StudyState.UNPLANNED if given_up else StudyState.WAITING
+                    studies.set_state(db, study_id, state, reason=reason, now=now)
+                if not given_up:
+                    return reason
+                result = reason
+        events.settle(db, ids, result, now=now)
+        return result
+
+
+def _wanted(found: Sequence[RowMapping]) -> set[str] | None:
+    """The job names that reruns ask for; None where anything asks for all."""
+    wanted: set[str] = set()
+    for event in found:
+        names = (event["payload"] or {}).get("jobs")
+        if not names:
+            return None
+        wanted.update(names)
+    return wanted
+
+
+def _why(found: Sequence[RowMapping]) -> str:
+    return ", ".join(dict.fromkeys(str(event["kind"]) for event in found))
+
+
+def _cancel(db: Database, study_id: str, job_ids: Sequence[str], effects: Effects, *, now: float) -> str:
+    """Jobs that have not started are cancelled now, running ones by their workers; returns it in words."""
+    rows = (
+        db.execute(select(jobs).where(jobs.c.job_id.in_(list(job_ids)), jobs.c.study_id == study_id)).mappings().all()
+    )
+    running = [f"{row['job_id']}-{row['attempt']}" for row in rows if row["state"] == JobState.STARTED]
+    effects.cancel.extend(running)
+    not_started = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
+    which = [row["job_id"] for row in rows if row["state"] in not_started]
+    effects.unwanted.extend(plans.drop_attempts(db, which, JobState.CANCELLED, "cancelled by hand", now=now))
+    for plan_id in {row["plan_id"] for row in rows}:
+        advance_study(db, study_id, plan_id, effects, now=now)
+    return f"cancelled {len(which)}, asked the workers of {len(running)} to end"

@@ -1,0 +1,157 @@
+"""Differences between ledger and Redis, closed: attempts Redis lost, attempts whose worker is gone."""
+
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import cast
+
+import structlog
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.ledger import Lease, Ledger, attempts, plans
+from dcm_processor.outcome import Outcome
+from dcm_processor.transport import ANNOUNCE_INTERVAL, MARKER, Transport, answers
+from dcm_processor.vocabulary import AttemptState, ExitReason
+from scheduler.effects import Effects
+from scheduler.outcomes import advance_study, end
+
+log = structlog.get_logger()
+
+LOST_AFTER = 60.0
+"""Seconds without announcement, all through which Redis could be read, after which a started attempt is lost."""
+BLIND_AFTER = 3 * ANNOUNCE_INTERVAL
+"""Seconds between two looks after which the time between them does not count: the controller itself was away."""
+QUEUED_GRACE = 10.0
+"""Seconds after which a queued attempt should be in a queue, or claimed."""
+
+
+class Announcements:
+    """Who was heard of when, by this controller's own monotonic clock. Pure: time and observations come in."""
+
+    def __init__(self, lost_after: float = LOST_AFTER, blind_after: float = BLIND_AFTER) -> None:
+        self._lost_after = lost_after
+        self._blind_after = blind_after
+        self._seen: dict[str, tuple[str | None, float]] = {}
+        self._looked_at: float | None = None
+
+    def blind(self) -> None:
+        """Redis could not be read, or was emptied: every clock starts again."""
+        self._looked_at = None
+
+    def look(self, started: Iterable[str], announced: Mapping[str, str], now: float) -> list[str]:
+        """Those of the `started` attempts that are lost."""
+        if self._looked_at is None or now - self._looked_at > self._blind_after:
+            self._seen = {}
+        self._looked_at = now
+        seen: dict[str, tuple[str | None, float]] = {}
+        lost = []
+        for attempt_id in started:
+            last = self._seen.get(attempt_id)
+            value = announced.get(attempt_id)
+            if last is None or last[0] != value:
+                last = (value, now)
+            elif now - last[1] >= self._lost_after:
+                lost.append(attempt_id)
+            seen[attempt_id] = last
+        self._seen = seen
+        return lost
+
+
+class Repair:
+    """What the controller's clock does about attempts; see each method."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        transport: Transport,
+        *,
+        lost_after: float = LOST_AFTER,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._transport = transport
+        self._clock = clock
+        self._announcements = Announcements(lost_after)
+        self._emptied_at: float | None = None
+        self._missed: set[str] = set()
+
+    def attempts(self, lease: Lease, effects: Effects) -> None:
+        """Push queued attempts that Redis does not know; end started ones that nobody announces."""
+        try:
+            self._look_for_emptying()
+            announced = self._transport.announcements()
+            with self._ledger.read() as db:
+                started = [row["attempt_id"] for row in attempts.in_state(db, AttemptState.STARTED)]
+                queued = attempts.in_state(db, AttemptState.QUEUED, queued_before=time.time() - QUEUED_GRACE)
+            missing = self._missing({row["attempt_id"]: row["queue"] for row in queued})
+        except TransportUnavailableError:
+            self._announcements.blind()
+            self._missed.clear()
+            raise
+        lost = self._announcements.look(started, announced, self._clock())
+        if lost:
+            with self._ledger.write(lease) as db:
+                for attempt_id in lost:
+                    found = attempts.get(db, attempt_id)
+                    if found is None or found[0]["state"] != AttemptState.STARTED:
+                        continue
+                    log.warning("attempt lost: its worker was not heard of", attemptId=attempt_id)
+                    outcome = Outcome(ExitReason.LOST, error=f"no announcement for {LOST_AFTER:.0f} s")
+                    end(db, attempt_id, outcome, effects, now=time.time())
+        for row in queued:
+            if row["attempt_id"] in missing:
+                log.warning("queued attempt pushed again: Redis did not know it", attemptId=row["attempt_id"])
+                effects.ready[row["plan_id"]].append(row["job_id"])
+
+    def retries(self, lease: Lease, effects: Effects) -> float | None:
+        """Queue the next attempt of jobs whose interval passed; returns when the next one is due."""
+        now = time.time()
+        with self._ledger.read() as db:
+            due_at = attempts.next_retry(db)
+        if due_at is None or due_at > now:
+            return due_at
+        with self._ledger.write(lease) as db:
+            rows = attempts.retries_due(db, now=now)
+            attempts.queue(db, rows, now=now)
+            for row in rows:
+                effects.ready[row["plan_id"]].append(row["job_id"])
+            return attempts.next_retry(db)
+
+    def plans(self, lease: Lease, effects: Effects) -> None:
+        """Take every plan on that has not ended: what an interrupted controller, or another hand, left standing."""
+        with self._ledger.read() as db:
+            unended = plans.unended(db)
+        for plan_id in unended:
+            with self._ledger.write(lease) as db:
+                if (plan := plans.get(db, plan_id)) is not None:
+                    advance_study(db, plan["study_id"], plan_id, effects, now=time.time())
+
+    def _look_for_emptying(self) -> None:
+        with answers():
+            made = self._transport.redis.set(MARKER, uuid.uuid4().hex, nx=True)
+        if made:
+            log.info("Redis is new or was emptied; running attempts get time to announce themselves")
+            self._emptied_at = self._clock()
+            self._announcements.blind()
+            self._missed.clear()
+
+    def _missing(self, queued: Mapping[str, str]) -> Collection[str]:
+        """Of queued attempts (id -> queue), those that neither a queue nor a worker has, seen so twice in a row."""
+        if self._emptied_at is not None and self._clock() - self._emptied_at < BLIND_AFTER:
+            return ()
+        if not queued:
+            self._missed.clear()
+            return ()
+        present: set[str] = set()
+        with answers():
+            for name in set(queued.values()):
+                queue = Queue(name, connection=self._transport.redis, serializer=JSONSerializer)
+                present.update(cast("Sequence[str]", queue.get_job_ids()))
+        absent = [attempt_id for attempt_id in queued if attempt_id not in present]
+        claimed = self._transport.claimed(absent)
+        missed = {attempt_id for attempt_id in absent if not claimed[attempt_id]}
+        twice = missed & self._missed
+        self._missed = missed - twice
+        return twice
