@@ -1,0 +1,64 @@
+"""The folders and secrets of BASEDIR: made at the first start, left alone afterwards."""
+
+import os
+import secrets
+from pathlib import Path
+
+from dcm_processor.errors import SettingsError
+from dcm_processor.settings import Settings
+
+SECRETS = (
+    "redis_password",
+    "orthanc_password",  # user dcmproc: the platform
+    "orthanc_admin_password",  # user admin: people
+    "hook_token",
+    "worker_token",
+    "scheduler_token",
+    "dashboard_password",
+)
+_PRIVATE = ("secrets", "run", "db", "orthanc", "redis")  # what is in them is for their owner alone
+
+
+def prepare(settings: Settings) -> None:
+    """Have every folder and every secret there; what is there already stays as it is.
+
+    Raises SettingsError naming the folder or secret that cannot be made, and why.
+    """
+    base = settings.BASEDIR
+    public = (settings.registry, settings.modules, settings.data, settings.logs, settings.envs, settings.cache)
+    try:
+        for folder in public:
+            folder.mkdir(parents=True, exist_ok=True)
+        for name in _PRIVATE:
+            (base / name).mkdir(parents=True, exist_ok=True)
+            (base / name).chmod(0o700)
+        for name in SECRETS:
+            make_secret(base / "secrets" / name)
+    except OSError as error:
+        raise SettingsError(
+            f"{error.filename or base} cannot be made: {error.strerror}; give BASEDIR to this user "
+            "(what was started with sudo goes on with sudo), or name another BASEDIR in .env.local"
+        ) from None
+
+
+def make_secret(path: Path) -> None:
+    """Put 32 random bytes, as text, into a new file of mode 0600 in one step; a file that is there stays.
+
+    Raises SettingsError where it is there and empty.
+    """
+    if not path.exists():
+        write_private(path, secrets.token_urlsafe(32) + "\n")
+    path.chmod(0o600)
+    if not path.read_text(encoding="utf-8").strip():
+        raise SettingsError(f"the secret {path} is empty; put one in, or delete the file and start again")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, and have it on the disk; a file of that name is replaced."""
+    unfinished = path.with_name(f"{path.name}.new")
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)

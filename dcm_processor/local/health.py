@@ -1,0 +1,124 @@
+"""Whether each part of the stack answers: one question a part, asked until all do."""
+
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+import requests
+from sqlalchemy import select
+
+from dcm_processor.errors import DcmProcessorError
+from dcm_processor.ledger import Ledger, studies
+from dcm_processor.ledger.schema import leases
+from dcm_processor.settings import Settings
+
+_PATIENCE = 2.0  # seconds for one answer
+_HTTP_OK = 200
+_HTTP_UNAUTHORIZED = 401
+
+Question = Callable[[], str | None]
+"""None: it answers. Else what is not there yet, in a few words."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a browser or a client on this machine reaches a server that listens on `bind`."""
+
+    bind: str
+    port: int
+
+    def __str__(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.bind, self.bind)  # noqa: S104 - listened on, not opened
+        return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+
+
+class Health:
+    """The questions for a stack; `pids` gives the current process number of each program by name."""
+
+    def __init__(self, settings: Settings, pids: Callable[[], Mapping[str, int]]) -> None:
+        self._settings = settings
+        self._pids = pids
+        self._http = requests.Session()
+        self._http.trust_env = False  # no proxy stands before our own hosts
+        self._redis: redis.Redis = redis.Redis.from_url(
+            settings.redis_url, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE
+        )
+        self._ledger = Ledger(settings.database_url, busy_timeout=_PATIENCE)
+
+    def questions(self) -> dict[str, Question]:
+        """By the part's name, in the order of dependence."""
+        settings = self._settings
+        asked: dict[str, Question] = {
+            "redis": self._redis_answers,
+            "orthanc": self._orthanc_answers,
+            "scheduler": lambda: self._answers(f"{settings.scheduler_url}/health/ready"),
+            "controller": self._controller_works,
+            "dashboard": lambda: self._answers(f"{Address(settings.BIND_ADDRESS, settings.DASHBOARD_PORT)}/health"),
+        }
+        for name in self._pids():
+            if name.startswith("worker_"):
+                asked[name] = lambda name=name: self._worker_registered(name)  # type: ignore[misc]
+        return asked
+
+    def close(self) -> None:
+        """Leave no connection behind."""
+        self._http.close()
+        self._redis.close()
+        self._ledger.close()
+
+    def _answers(self, url: str, auth: tuple[str, str] | None = None) -> str | None:
+        try:
+            answer = self._http.get(url, auth=auth, timeout=_PATIENCE)
+        except requests.RequestException as error:
+            return f"{url} does not answer ({type(error).__name__})"
+        if answer.status_code == _HTTP_OK:
+            return None
+        return f"{url} answers {answer.status_code}"
+
+    def _redis_answers(self) -> str | None:
+        try:
+            self._redis.ping()
+        except (redis.RedisError, OSError) as error:
+            return f"does not answer ({error})"
+        return None
+
+    def _orthanc_answers(self) -> str | None:
+        settings = self._settings
+        said = self._answers(
+            f"{settings.orthanc_url}/system", (settings.ORTHANC_REST_USERNAME, settings.orthanc_password)
+        )
+        if said and said.endswith(str(_HTTP_UNAUTHORIZED)):
+            said += f": it does not know user {settings.ORTHANC_REST_USERNAME} or has another password for it; "
+            said += "see ORTHANC_REST_USERNAME and ORTHANC_REST_PASSWORD"
+        return said
+
+    def _controller_works(self) -> str | None:
+        """One leads (none that died on this machine), and has met Orthanc: what comes from now on is planned."""
+        try:
+            with self._ledger.read() as db:
+                held = db.execute(select(leases.c.holder, leases.c.expires_at)).all()
+                met = studies.fact(db, "orthanc")
+        except DcmProcessorError as error:
+            return str(error)
+        if not any(expires_at > time.time() and _may_live(holder) for holder, expires_at in held):
+            return "does not lead yet"
+        return None if met else "has not met Orthanc yet"
+
+    def _worker_registered(self, name: str) -> str | None:
+        pid = self._pids().get(name)
+        try:
+            for key in self._redis.smembers("rq:workers"):
+                known = self._redis.hmget(key, "hostname", "pid")
+                if known == [socket.gethostname().encode(), str(pid).encode()]:
+                    return None
+        except (redis.RedisError, OSError) as error:
+            return f"Redis does not answer ({error})"
+        return "has not registered yet"
+
+
+def _may_live(holder: str) -> bool:
+    host, pid, _ = holder.rsplit(":", 2)
+    return host != socket.gethostname() or Path(f"/proc/{pid}").exists()

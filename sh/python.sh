@@ -1,0 +1,107 @@
+# shellcheck shell=bash
+# The Python environment in .venv: made from the locks in requirements/, made again only when something changed.
+
+checkout=${checkout:?is set by the script that sources this}
+venv=$checkout/.venv
+
+python_fits() { # whether $1 is a Python 3.11 or newer that runs (a version manager's stand-in may not)
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+find_python() { # sets python, or leaves it empty
+  local candidate
+  python=''
+  for candidate in python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
+    if python_fits "$candidate"; then
+      python=$candidate
+      return
+    fi
+  done
+}
+
+want_python() { # what the environment needs from Debian; nothing where it stands already
+  ! environment_is_current "$1" || return 0
+  find_python
+  if [[ -z $python ]]; then
+    missing+=(python3.11 python3.11-venv)
+  elif ! command -v uv >/dev/null && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    case $(command -v "$python") in
+      /usr/bin/python3 | /bin/python3) missing+=(python3-venv) ;;
+      *) missing+=("${python##*/}-venv") ;;
+    esac
+  fi
+}
+
+fingerprint() { # of all that the environment for lock $1 is made from
+  printf '%s\n' "$checkout"
+  "$venv/bin/python" -VV && sha256sum "$checkout/requirements/$1.txt" "$checkout/requirements/build.txt" "$checkout/pyproject.toml"
+}
+
+environment_is_current() {
+  [[ -x $venv/bin/python && -e $venv/made-from-$1 ]] &&
+    [[ $(fingerprint "$1" 2>/dev/null) == "$(<"$venv/made-from-$1")" ]]
+}
+
+prepare_environment() { # have .venv hold what lock $1 (server or dev) names, and the project itself
+  ! environment_is_current "$1" || return 0
+  (
+    flock 9 # one at a time; the lock goes with this subshell
+    environment_is_current "$1" || make_environment "$1"
+  ) 9<"$checkout"
+}
+
+make_environment() {
+  local lock=$1 uv
+  say "making the Python environment in .venv"
+  reach_the_net
+  if ! python_fits "$venv/bin/python" || [[ $(head -n 1 "$venv/checkout" 2>/dev/null) != "$checkout" ]]; then
+    [[ ! -e $venv || -e $venv/pyvenv.cfg ]] || fail "$venv is there and is no Python environment; move it away"
+    rm -rf "$venv"
+    find_python
+    if uv=$(command -v uv); then
+      uv venv --quiet --python "$(command -v "$python")" "$venv"
+    else
+      "$python" -m venv "$venv"
+    fi
+    printf '%s\n' "$checkout" >"$venv/checkout"
+  fi
+  rm -f "$venv"/made-from-*
+
+  if ! uv=$(command -v uv); then
+    uv=$venv/bin/uv
+    # pip brings uv, from the same lock, and uv the rest: seconds instead of a minute
+    [[ -x $uv ]] || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+      --requirement <(sed -n '/^uv==/,/[^\\]$/p' "$checkout/requirements/$lock.txt")
+  fi
+  local install=("$uv" pip install --quiet --python "$venv/bin/python")
+  "${install[@]}" --compile-bytecode --require-hashes --requirement "$checkout/requirements/$lock.txt"
+  "${install[@]}" --no-deps --build-constraints "$checkout/requirements/build.txt" --editable "$checkout"
+
+  [[ $lock != dev ]] || fingerprint server >"$venv/made-from-server" # dev.txt holds all of server.txt
+  fingerprint "$lock" >"$venv/made-from-$lock"
+}
+
+reach_the_net() { # proxies, mirrors and authorities of .env, for pip and uv
+  local key value authorities=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
+  for key in HTTP_PROXY HTTPS_PROXY NO_PROXY PIP_INDEX_URL; do
+    value=$(setting "$key")
+    [[ -z $value ]] || export "$key=$value"
+  done
+  [[ -z ${PIP_INDEX_URL:-} ]] || export UV_DEFAULT_INDEX=$PIP_INDEX_URL
+  value=$(setting WHEEL_DIR)
+  [[ -z $value ]] || export PIP_FIND_LINKS=$value UV_FIND_LINKS=$value
+
+  value=$(setting EXTRA_CA_FILE)
+  if [[ -n $value ]]; then
+    [[ $value == /* ]] || value=$checkout/$value
+    [[ -r $value ]] || fail "EXTRA_CA_FILE=$value cannot be read; correct it in .env.local"
+    local bundle
+    bundle=$(mktemp)
+    trap 'rm -f "$bundle"' EXIT
+    cat "$authorities" "$value" >"$bundle"
+    authorities=$bundle
+  fi
+  if [[ -r $authorities ]]; then
+    export SSL_CERT_FILE=$authorities PIP_CERT=$authorities
+  fi
+}
