@@ -29,8 +29,8 @@ class Changes:
     def follow(self, lease: Lease) -> int:
         """Take in everything since the cursor; returns how many events came of it.
 
-        An Orthanc that the ledger meets for the first time, or that is another one now, is met: what it holds is put down
-        as known and not planned.
+        An Orthanc that the ledger meets for the first time, or that is another one now, is met: what it holds is put
+        down as known and not planned.
         """
         identity = self._orthanc.identity()
         with self._ledger.read() as db:

@@ -114,7 +114,7 @@ def next_retry(db: Connection) -> float | None:
 
 def count_unended(db: Connection, service: str) -> dict[str, int]:
     query = select(jobs.c.state, func.count()).where(jobs.c.service == service, jobs.c.state.in_(_UNENDED))
-    return dict(db.execute(query.group_by(jobs.c.state)).tuples().all())
+    return {str(state): int(number) for state, number in db.execute(query.group_by(jobs.c.state))}
 
 
 def cancel_service(db: Connection, service: str, reason: str, *, now: float) -> int:
@@ -127,4 +127,4 @@ def cancel_service(db: Connection, service: str, reason: str, *, now: float) -> 
 
 def pinned(db: Connection) -> set[tuple[str, str]]:
     query = select(jobs.c.service, jobs.c.digest).where(jobs.c.state.in_(_UNENDED)).distinct()
-    return {(service, digest) for service, digest in db.execute(query).tuples()}
+    return {(service, digest) for service, digest in db.execute(query)}

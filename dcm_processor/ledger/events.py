@@ -44,7 +44,7 @@ def meet(db: Connection, study_id: str, state: StudyState, *, now: float, reason
     dialect = postgresql if db.dialect.name == "postgresql" else sqlite
     values = {"study_id": study_id, "state": state, "reason": reason, "first_seen_at": now, "changed_at": now}
     statement = dialect.insert(studies).values(**values).on_conflict_do_nothing(index_elements=["study_id"])
-    return bool(db.execute(statement).rowcount)
+    return db.execute(statement.returning(studies.c.number)).first() is not None
 
 
 def due(db: Connection, *, now: float, limit: int = 200) -> Sequence[RowMapping]:

@@ -37,7 +37,7 @@ def studies(db: Connection, state: str | None, cursor: str | None, limit: int, s
     grouped = select(jobs_table.c.plan_id, jobs_table.c.state, func.count()).where(
         jobs_table.c.plan_id.in_(active), jobs_table.c.state.is_not(None)
     )
-    for plan_id, job_state, number in db.execute(grouped.group_by(jobs_table.c.plan_id, jobs_table.c.state)).tuples():
+    for plan_id, job_state, number in db.execute(grouped.group_by(jobs_table.c.plan_id, jobs_table.c.state)):
         counts[plan_id][str(job_state)] = number
     items = [{**_study(row), "jobs": counts.get(row["active_plan_id"], {})} for row in rows[:limit]]
     return Page(items, str(rows[limit - 1]["number"]) if len(rows) > limit else None)

@@ -1,0 +1,285 @@
+"""The ledger on SQLite and on PostgreSQL alike: transactions, leases, events, plans and what API and pages read."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+
+from dcm_processor.errors import LedgerError, LedgerUnavailableError
+from dcm_processor.ledger import Lease, LeaseLostError, Ledger, attempts, events, leases, plans, studies
+from dcm_processor.ledger.engine import file_system
+from dcm_processor.ledger.schema import metadata
+from dcm_processor.vocabulary import AttemptState, EventKind, JobState, StudyState, Verdict
+
+STUDY = "0a1b2c3d-0a1b2c3d-0a1b2c3d-0a1b2c3d-0a1b2c3d"
+
+
+@pytest.fixture
+def ledger(database_url: str) -> Iterator[Ledger]:
+    opened = Ledger(database_url, busy_timeout=5)
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+def job_row(plan_id: str, name: str, position: int, **values: Any) -> dict[str, Any]:
+    return {
+        "job_id": f"{plan_id}-{name}",
+        "plan_id": plan_id,
+        "study_id": STUDY,
+        "series_id": None,
+        "job_name": name,
+        "service": "svc",
+        "digest": "d1",
+        "position": position,
+        "settings": {"stage": "main", "level": "study"},
+        "verdict": Verdict.SCHEDULED,
+        "reason": None,
+        "traceback": None,
+        "output": None,
+        "injected": None,
+        "dependencies": [],
+        "reused_from": None,
+        "state": JobState.WAITING,
+        "queue": "default",
+        "attempt": 0,
+        "failures": 0,
+        "transients": 0,
+        "losses": 0,
+        "due_at": None,
+        "created_at": 1.0,
+        "started_at": None,
+        "ended_at": None,
+        **values,
+    }
+
+
+def add_plan(ledger: Ledger, run: int, names: list[str], now: float = 100.0) -> tuple[str, list[str]]:
+    plan_id = f"{STUDY}-abc-{run}"
+    with ledger.write() as db:
+        plan = {
+            "plan_id": plan_id, "study_id": STUDY, "revision": "abc", "run": run, "reason": "stable",
+            "headers": {"StudyDate": "20260101"}, "selected": ["*"], "instances": {"s1": ["i1", "i2"]}, "faults": None,
+        }  # fmt: skip
+        rows = [job_row(plan_id, name, position, created_at=now) for position, name in enumerate(names)]
+        return plan_id, plans.add(db, plan, rows, now=now)
+
+
+def test_migrating_twice_is_harmless_and_gives_the_schema_of_the_code(ledger: Ledger) -> None:
+    ledger.migrate()
+    with ledger.read() as db:
+        differences = compare_metadata(MigrationContext.configure(db), metadata)
+    assert differences == []
+
+
+def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger) -> None:
+    with ledger.write() as db:
+        db.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(LedgerError, match="9999"):
+        ledger.migrate()
+
+
+def test_an_event_makes_its_study_received_and_waits_to_be_dealt_with(ledger: Ledger) -> None:
+    first = ledger.record_event(EventKind.STABLE, STUDY)
+    second = ledger.record_event(EventKind.CHANGE, STUDY)
+    assert second > first
+    assert [item["state"] for item in ledger.studies().items] == [StudyState.RECEIVED]
+    with ledger.write() as db:
+        due = events.due(db, now=time.time())
+        assert [event["event_id"] for event in due] == [first, second]
+        events.settle(db, [first], "planned", now=5.0)
+        assert events.put_off(db, [second], "Orthanc is away", due_at=time.time() + 60, counts=True) == 1
+        assert events.due(db, now=time.time()) == []
+
+
+def test_a_known_study_that_is_announced_is_received(ledger: Ledger) -> None:
+    with ledger.write() as db:
+        assert events.meet(db, STUDY, StudyState.KNOWN, now=1.0)
+        assert not events.meet(db, STUDY, StudyState.KNOWN, now=2.0)
+    ledger.record_event(EventKind.STABLE, STUDY)
+    study = ledger.study(STUDY)
+    assert study is not None
+    assert study["state"] == StudyState.RECEIVED
+
+
+def test_a_transaction_that_fails_leaves_nothing(ledger: Ledger) -> None:
+    with pytest.raises(RuntimeError), ledger.write() as db:
+        events.record(db, EventKind.STABLE, STUDY, None, now=1.0)
+        raise RuntimeError
+    assert ledger.studies().items == []
+
+
+def test_events_recorded_at_once_by_many_are_all_there(ledger: Ledger) -> None:
+    def record(number: int) -> None:
+        for step in range(10):
+            ledger.record_event(EventKind.STABLE, f"study-{number}-{step}")
+
+    threads = [threading.Thread(target=record, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(ledger.studies(limit=200).items) == 80
+
+
+def test_only_one_leads_and_an_old_leader_can_write_nothing(ledger: Ledger) -> None:
+    now = time.time()
+    with ledger.write() as db:
+        first = leases.acquire(db, "controller", "elsewhere:1:1", now=now, seconds=15)
+    assert first is not None
+    with ledger.write() as db:
+        assert leases.acquire(db, "controller", "other:2:2", now=now + 1, seconds=15) is None
+    with ledger.write() as db:
+        second = leases.acquire(db, "controller", "other:2:2", now=now + 20, seconds=15)
+    assert second == Lease("controller", "other:2:2", 2)
+    with pytest.raises(LeaseLostError), ledger.write(first) as db:
+        events.record(db, EventKind.STABLE, STUDY, None, now=now)
+    assert ledger.studies().items == []
+    with ledger.write(second) as db:
+        leases.renew(db, second, now=now + 21, seconds=15)
+        leases.release(db, second)
+
+
+def test_a_leader_that_died_on_this_host_is_replaced_at_once(ledger: Ledger) -> None:
+    host = leases.holder_of_this_process().split(":", maxsplit=1)[0]
+    now = time.time()
+    with ledger.write() as db:
+        leases.acquire(db, "controller", f"{host}:999999999:1", now=now, seconds=15)
+    with ledger.write() as db:
+        assert leases.acquire(db, "controller", leases.holder_of_this_process(), now=now, seconds=15) is not None
+
+
+def test_a_new_plan_supersedes_what_has_not_started_and_waits_for_what_runs(ledger: Ledger) -> None:
+    ledger.record_event(EventKind.STABLE, STUDY)
+    old, _ = add_plan(ledger, 1, ["a", "b", "c"])
+    with ledger.write() as db:
+        rows = plans.jobs_of(db, old)
+        queued = attempts.queue(db, rows[:2], now=101.0)
+        found = attempts.get(db, queued[0])
+        assert found is not None
+        attempts.start(db, found[0], worker="w", host="h", now=102.0)
+    new, unwanted = add_plan(ledger, 2, ["a"], now=103.0)
+    assert unwanted == [queued[1]]
+    with ledger.read() as db:
+        assert [job["state"] for job in plans.jobs_of(db, old)] == ["started", "superseded", "superseded"]
+        assert plans.predecessor_runs(db, STUDY, new)
+        assert plans.unended(db) == [new]
+    study = ledger.study(STUDY)
+    assert study is not None
+    assert [plan["planId"] for plan in study["plans"]] == [new, old]
+    assert study["activePlanId"] == new
+
+
+def test_attempts_count_up_and_keep_what_happened(ledger: Ledger) -> None:
+    ledger.record_event(EventKind.STABLE, STUDY)
+    plan_id, _ = add_plan(ledger, 1, ["a"])
+    for number in (1, 2):
+        with ledger.write() as db:
+            made = attempts.queue(db, plans.jobs_of(db, plan_id), now=101.0)
+            assert made == [f"{plan_id}-a-{number}"]
+            values = {"exit_reason": "exception", "error": "ValueError", "phases": {"run": [1.0, 2.0]}}
+            attempts.end(db, made[0], AttemptState.FAILED, values, now=103.0)
+            attempts.set_job(db, f"{plan_id}-a", {"state": JobState.RETRYING, "due_at": 104.0})
+            assert attempts.retries_due(db, now=103.0) == []
+            assert [row["job_id"] for row in attempts.retries_due(db, now=104.0)] == [f"{plan_id}-a"]
+    job = ledger.job(f"{plan_id}-a")
+    assert job is not None
+    assert [attempt["attempt"] for attempt in job["attempts"]] == [1, 2]
+    assert job["attempts"][0]["phases"]["run"] == ["1970-01-01T00:00:01.000Z", "1970-01-01T00:00:02.000Z"]
+
+
+def test_removing_a_service_cancels_what_has_not_started_and_nothing_else(ledger: Ledger) -> None:
+    ledger.record_event(EventKind.STABLE, STUDY)
+    plan_id, _ = add_plan(ledger, 1, ["a", "b"])
+    with ledger.write() as db:
+        made = attempts.queue(db, plans.jobs_of(db, plan_id)[:1], now=101.0)
+        found = attempts.get(db, made[0])
+        assert found is not None
+        attempts.start(db, found[0], worker="w", host="h", now=102.0)
+    assert ledger.count_unended("svc") == {"started": 1, "waiting": 1}
+    assert ledger.pinned() == {("svc", "d1")}
+    ledger.cancel_service("svc")
+    with ledger.read() as db:
+        assert [job["state"] for job in plans.jobs_of(db, plan_id)] == ["started", "cancelled"]
+
+
+def test_lists_are_paged_newest_first_and_searched(ledger: Ledger) -> None:
+    for number in range(5):
+        ledger.record_event(EventKind.STABLE, f"study-{number}")
+    with ledger.write() as db:
+        headers = {
+            "StudyInstanceUID": "1.2.3",
+            "StudyDate": "20260102",
+            "series": [{"Modality": "MR"}, {"Modality": "CT"}],
+        }
+        studies.set_labels(db, "study-3", headers)
+    first = ledger.studies(limit=2)
+    assert [item["studyId"] for item in first.items] == ["study-4", "study-3"]
+    second = ledger.studies(limit=2, cursor=first.next_cursor)
+    assert [item["studyId"] for item in second.items] == ["study-2", "study-1"]
+    assert ledger.studies(limit=2, cursor=second.next_cursor).next_cursor is None
+    for search in ({"studyInstanceUID": "1.2.3"}, {"from": "20260101", "to": "20260131"}, {"modality": "MR"}):
+        found = ledger.studies(search=search).items
+        assert [item["studyId"] for item in found] == ["study-3"]
+        assert found[0]["modalities"] == ["CT", "MR"]
+    with pytest.raises(ValueError, match="invalid literal"):
+        ledger.studies(cursor="no cursor")
+
+
+def test_jobs_are_paged_newest_first(ledger: Ledger) -> None:
+    ledger.record_event(EventKind.STABLE, STUDY)
+    add_plan(ledger, 1, ["a", "b", "c"])
+    names, cursor = [], None
+    for _ in range(3):
+        page = ledger.jobs(limit=1, cursor=cursor)
+        names += [job["jobName"] for job in page.items]
+        cursor = page.next_cursor
+    assert names == ["c", "b", "a"]
+    assert cursor is None
+    assert ledger.jobs(state="finished").items == []
+
+
+def test_facts_and_owners_are_kept(ledger: Ledger) -> None:
+    with ledger.write() as db:
+        studies.set_fact(db, "orthanc", {"cursor": 1})
+        studies.set_fact(db, "orthanc", {"cursor": 2})
+        studies.remember_owners(db, STUDY, {"s1": True, "s2": False})
+        assert studies.fact(db, "orthanc") == {"cursor": 2}
+        assert studies.owners(db, STUDY) == {"s1": True, "s2": False}
+
+
+def test_a_locked_ledger_is_said_to_be_unavailable(sqlite_url: str) -> None:
+    patient, hasty = Ledger(sqlite_url), Ledger(sqlite_url, busy_timeout=0.1)
+    patient.migrate()
+    with patient.write(), pytest.raises(LedgerUnavailableError):
+        hasty.record_event(EventKind.STABLE, STUDY)
+    assert hasty.record_event(EventKind.STABLE, STUDY)
+
+
+def test_counting_needs_no_ledger_yet(sqlite_url: str) -> None:
+    ledger = Ledger(sqlite_url)
+    assert ledger.count_unended("svc") == {}
+    assert ledger.pinned() == set()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "mysql://host/name", "no url"])
+def test_a_database_that_cannot_be_a_ledger_is_refused(url: str) -> None:
+    with pytest.raises(LedgerError, match="DATABASE_URL"):
+        Ledger(url)
+
+
+def test_sqlite_on_a_network_file_system_is_refused_naming_database_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"1 0 0:1 / / rw - ext4 /dev/sda rw\n2 1 0:2 / {tmp_path} rw - nfs4 server:/export rw\n")
+    assert file_system(tmp_path / "db" / "ledger.sqlite", mounts) == "nfs4"
+    monkeypatch.setattr("dcm_processor.ledger.engine.file_system", lambda _path: "nfs4")
+    with pytest.raises(LedgerError, match="DATABASE_URL"):
+        Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
