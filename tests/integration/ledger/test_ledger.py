@@ -109,9 +109,13 @@ def test_a_known_study_that_is_announced_is_received(ledger: Ledger) -> None:
 
 
 def test_a_transaction_that_fails_leaves_nothing(ledger: Ledger) -> None:
-    with pytest.raises(RuntimeError), ledger.write() as db:
-        events.record(db, EventKind.STABLE, STUDY, None, now=1.0)
-        raise RuntimeError
+    def record_and_fail() -> None:
+        with ledger.write() as db:
+            events.record(db, EventKind.STABLE, STUDY, None, now=1.0)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        record_and_fail()
     assert ledger.studies().items == []
 
 
