@@ -11,6 +11,13 @@ from dcm_processor.vocabulary import EventKind, StudyState
 
 PLANNING_KINDS = (EventKind.STABLE, EventKind.CHANGE, EventKind.QUIET, EventKind.RERUN)
 
+# Made once: the hook waits for these, and making them costs more than running them.
+_RECORD = insert(events)
+_MEET = {
+    name: dialect.insert(studies).on_conflict_do_nothing(index_elements=["study_id"]).returning(studies.c.number)
+    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
+}
+
 
 def record(
     db: Connection,
@@ -22,8 +29,7 @@ def record(
     due_at: float | None = None,
 ) -> int:
     """Put an event down, and the study if it is new; a study so far only `known` is now `received`."""
-    if kind is not EventKind.CANCEL:
-        meet(db, study_id, StudyState.RECEIVED, now=now)
+    if kind is not EventKind.CANCEL and not meet(db, study_id, StudyState.RECEIVED, now=now):
         db.execute(
             update(studies)
             .where(studies.c.study_id == study_id, studies.c.state == StudyState.KNOWN)
@@ -34,17 +40,17 @@ def record(
         "study_id": study_id,
         "payload": dict(payload) if payload else None,
         "received_at": now,
+        "due_at": now if due_at is None else due_at,
+        "failures": 0,
     }
-    result = db.execute(insert(events).values(**values, due_at=now if due_at is None else due_at, failures=0))
+    result = db.execute(_RECORD, values)
     return int(result.inserted_primary_key[0])  # type: ignore[index]
 
 
 def meet(db: Connection, study_id: str, state: StudyState, *, now: float, reason: str | None = None) -> bool:
     """Put a study down unless the ledger has it; returns whether it was new."""
-    dialect = postgresql if db.dialect.name == "postgresql" else sqlite
     values = {"study_id": study_id, "state": state, "reason": reason, "first_seen_at": now, "changed_at": now}
-    statement = dialect.insert(studies).values(**values).on_conflict_do_nothing(index_elements=["study_id"])
-    return db.execute(statement.returning(studies.c.number)).first() is not None
+    return db.execute(_MEET[db.dialect.name], values).first() is not None
 
 
 def due(db: Connection, *, now: float, limit: int = 200) -> Sequence[RowMapping]:
