@@ -28,6 +28,8 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 from pydicom.values import convert_SQ
 
+from dcm_processor.errors import DcmProcessorError
+
 JsonValue: TypeAlias = "str | int | float | list[JsonValue] | dict[str, JsonValue] | None"
 
 BULK_BYTES = 64 * 1024
@@ -83,7 +85,7 @@ def read_dataset(file: BinaryIO) -> Dataset:
         try:
             file.seek(0)
             return read_partial(file, stop, force=True)
-        except OSError:
+        except (OSError, DcmProcessorError):  # of the file, not of what stands in it
             raise
         except Exception:  # noqa: BLE001 - pydicom raises whatever the bytes lead it to
             fault = reached

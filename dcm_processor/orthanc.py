@@ -1,0 +1,232 @@
+"""Orthanc's REST API, as far as this project uses it; the same with Orthanc 1.10 and 1.12.
+
+Nothing is tried twice here: the one layer that retries is the caller's. Proxies and .netrc of the environment are not
+used. Every method raises OrthancUnavailableError where Orthanc does not answer, or not as Orthanc does; those that name
+a study or an instance raise StudyGoneError where Orthanc does not hold it.
+"""
+
+import re
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Self, cast
+
+from pydicom.dataset import Dataset
+
+from dcm_processor.elements import read_dataset
+from dcm_processor.errors import StudyGoneError
+from dcm_processor.headers import sort_key
+from dcm_processor.rest import GONE, Body, Rest
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
+
+
+@dataclass(frozen=True)
+class StudyContents:
+    """What a study held when it was asked for."""
+
+    patient_id: str  # Orthanc's identifiers, not DICOM's
+    study_id: str
+    study_instance_uid: str
+    is_stable: bool
+    last_update: str  # Orthanc's clock, YYYYMMDDTHHMMSS, UTC
+    instances: dict[str, tuple[str, ...]]  # seriesId -> instance ids by (InstanceNumber, SOPInstanceUID)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file in Orthanc; another `uuid` means that it was stored anew."""
+
+    uuid: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The series that holds an instance."""
+
+    study_id: str
+    series_id: str
+    instances: tuple[str, ...]  # all of the series
+
+
+@dataclass(frozen=True)
+class Change:
+    """An entry of /changes."""
+
+    seq: int
+    kind: str  # NewInstance, StableStudy, …
+    resource_id: str
+    date: str
+
+    @property
+    def mark(self) -> str:
+        """A text by which the entry is recognised later; see Orthanc.changes."""
+        return f"{self.seq} {self.kind} {self.resource_id} {self.date}"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """A page of /changes."""
+
+    entries: tuple[Change, ...]
+    last: int  # seq of the last entry, of the newest one of all where there are no entries
+    done: bool
+    same_database: bool = True  # False: the mark is not in this database's history
+
+
+def is_orthanc_id(text: object) -> bool:
+    """Whether the text has the form of Orthanc's identifiers, and so is harmless in a path."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+class Orthanc:
+    """One Orthanc; threads may share it, `connections` of them at full speed."""
+
+    def __init__(
+        self,
+        url: str,
+        username: str,
+        password: str,
+        *,
+        timeout: float = 30.0,
+        connections: int = 8,
+        ca_file: str | None = None,
+    ) -> None:
+        self._rest = Rest(url, username, password, timeout=timeout, connections=connections, ca_file=ca_file)
+
+    def __str__(self) -> str:
+        return str(self._rest)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._rest.close()
+
+    # -- studies
+
+    def study(self, study_id: str) -> StudyContents:
+        """The study with all its instances, in two calls."""
+        _check_id(study_id)
+        study = self._rest.json(f"/studies/{study_id}", gone="study")
+        listed = self._rest.json(f"/studies/{study_id}/instances?expand", gone="study")
+
+        def contents() -> StudyContents:
+            by_series: dict[str, list[tuple[tuple[int, float, str], str]]] = {}
+            for instance in listed:
+                tags = instance["MainDicomTags"]
+                key = sort_key(tags.get("InstanceNumber"), tags.get("SOPInstanceUID", ""))
+                by_series.setdefault(instance["ParentSeries"], []).append((key, instance["ID"]))
+            return StudyContents(
+                patient_id=study["ParentPatient"],
+                study_id=study_id,
+                study_instance_uid=study["MainDicomTags"].get("StudyInstanceUID", ""),
+                is_stable=bool(study.get("IsStable")),
+                last_update=study.get("LastUpdate", ""),
+                instances={series: tuple(i for _, i in sorted(by_series[series])) for series in sorted(by_series)},
+            )
+
+        found = self._rest.expect(contents, "a study")
+        if not found.instances:  # it went between the two calls
+            raise StudyGoneError(GONE.format("study"))
+        return found
+
+    def files(self, study_id: str) -> dict[str, StoredFile]:
+        """Instance id -> its file, of the whole study in one call."""
+        _check_id(study_id)
+        listed = self._rest.json(f"/studies/{study_id}/instances?expand", gone="study")
+        return self._rest.expect(
+            lambda: {i["ID"]: StoredFile(str(i.get("FileUuid", "")), int(i.get("FileSize", 0))) for i in listed},
+            "a list of instances",
+        )
+
+    def studies_page(self, since: int, limit: int) -> list[str]:
+        """Study ids, from the one at position `since` on."""
+        return self._rest.expect(
+            lambda: [str(i) for i in self._rest.json(f"/studies?since={since}&limit={limit}")], "studies"
+        )
+
+    # -- instances
+
+    def dataset(self, instance_id: str) -> Dataset:
+        """The instance's elements up to its pixel data, which are not transferred; one call."""
+        with self._file(instance_id) as body:
+            dataset = read_dataset(cast("BinaryIO", body))
+            body.spare_the_connection()
+            return dataset
+
+    def download(self, instance_id: str, file: BinaryIO) -> int:
+        """Write the instance's file to `file`; returns its size in bytes.
+
+        Raises OSError where `file` does.
+        """
+        size = 0
+        with self._file(instance_id) as body:
+            for chunk in body.chunks():
+                file.write(chunk)
+                size += len(chunk)
+        return size
+
+    def stored_by(self, instance_id: str) -> str:
+        """The Orthanc user who stored the instance over HTTP, "" for DICOM; one call."""
+        _check_id(instance_id)
+        metadata = self._rest.json(f"/instances/{instance_id}/metadata?expand", gone="instance")
+        return self._rest.expect(lambda: str(metadata.get("HttpUsername", "")), "metadata")
+
+    def parent_of(self, instance_id: str) -> Parent:
+        """The series that holds the instance; one call."""
+        _check_id(instance_id)
+        series = self._rest.json(f"/instances/{instance_id}/series", gone="instance")
+        return self._rest.expect(
+            lambda: Parent(series["ParentStudy"], series["ID"], tuple(map(str, series["Instances"]))), "a series"
+        )
+
+    # -- the server
+
+    def system(self) -> dict[str, Any]:
+        """What Orthanc says of itself."""
+        system = self._rest.json("/system")
+        return self._rest.expect(lambda: {"Version": system["Version"], **system}, "its version")
+
+    def changes(self, since: int, *, limit: int = 1000, mark: str = "") -> Changes:
+        """What changed after `since`, in order.
+
+        `mark` is the mark of the entry at `since`, as it was when it was read. Where another entry stands there now, or
+        the numbering ends before it, this is another database (or an older copy of it): `same_database` is False. Where
+        the entry is gone, with its study or by `DELETE /changes`, nothing speaks against it.
+        """
+        position = since - 1 if mark else since
+        page = self._rest.json(f"/changes?since={position}&limit={limit + 1 if mark else limit}")
+
+        def read() -> Changes:
+            entries = tuple(
+                Change(int(e["Seq"]), str(e["ChangeType"]), str(e["ID"]), str(e.get("Date", "")))
+                for e in page["Changes"]
+            )
+            marked = [entry.mark for entry in entries if entry.seq == since]
+            return Changes(
+                entries=tuple(entry for entry in entries if entry.seq > since),
+                last=int(page["Last"]),
+                done=bool(page["Done"]),
+                same_database=int(page["Last"]) >= since and marked in ([], [mark]) if mark else True,
+            )
+
+        return self._rest.expect(read, "changes")
+
+    def last_change(self) -> int:
+        """Number of the newest change, 0 if there is none."""
+        newest = self._rest.json("/changes?last")
+        return self._rest.expect(lambda: int(newest["Last"]), "the last change")
+
+    def _file(self, instance_id: str) -> AbstractContextManager[Body]:
+        _check_id(instance_id)
+        return self._rest.file(f"/instances/{instance_id}/file", gone="instance")
+
+
+def _check_id(text: str) -> None:
+    if not is_orthanc_id(text):
+        raise StudyGoneError("Orthanc cannot hold that: it is no identifier of Orthanc's")
