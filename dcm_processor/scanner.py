@@ -193,7 +193,8 @@ class _Line:
 
 def _send_at_once(event: evt.Event) -> None:
     """Switch off Nagle's algorithm: with it each request's last packet waits 40 ms for the peer's delayed ACK."""
-    if connection := event.assoc.dul.socket:
+    connection = event.assoc.dul.socket
+    if connection is not None and connection.socket is not None:
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 

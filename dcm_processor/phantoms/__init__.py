@@ -36,15 +36,24 @@ class SampleStudy:
     description: str
     patient_id: str
     study_instance_uid: str
+    series: Mapping[str, str]  # SeriesInstanceUID -> SeriesDescription
     files: tuple[Path, ...]
 
     @property
     def study_id(self) -> str:
-        """Orthanc's name for it: the SHA-1 of `PatientID|StudyInstanceUID` (Orthanc Book, "Orthanc identifiers")."""
-        digits = hashlib.sha1(
-            f"{self.patient_id}|{self.study_instance_uid}".encode(), usedforsecurity=False
-        ).hexdigest()
-        return "-".join(digits[start : start + 8] for start in range(0, 40, 8))
+        """Orthanc's name for it."""
+        return _orthanc_id(self.patient_id, self.study_instance_uid)
+
+    @property
+    def series_names(self) -> dict[str, str]:
+        """Orthanc's name for each series -> its description."""
+        return {_orthanc_id(self.patient_id, self.study_instance_uid, uid): name for uid, name in self.series.items()}
+
+
+def _orthanc_id(*identifiers: str) -> str:
+    """The SHA-1 of the DICOM identifiers, in five groups (Orthanc Book, "Orthanc identifiers")."""
+    digits = hashlib.sha1("|".join(identifiers).encode(), usedforsecurity=False).hexdigest()
+    return "-".join(digits[start : start + 8] for start in range(0, 40, 8))
 
 
 @dataclass(frozen=True)
@@ -182,6 +191,7 @@ def _write(study: _Study, directory: Path, seed: str) -> SampleStudy:
         description=study.elements["StudyDescription"],
         patient_id=study.elements["PatientID"],
         study_instance_uid=uid(),
+        series={uid(number): series.description for number, series in enumerate(study.series, 1)},
         files=tuple(files),
     )
 
