@@ -9,9 +9,16 @@ orthanc_wanted() { # not where .env names an Orthanc of somebody else's
 }
 
 want_orthanc() {
-  if orthanc_wanted && ! command -v Orthanc >/dev/null && [[ ! -x /usr/sbin/Orthanc ]]; then
-    missing+=(orthanc)
-  fi
+  if orthanc_wanted && ! has_orthanc; then missing+=(orthanc); fi
+}
+
+has_orthanc() { command -v Orthanc >/dev/null || [[ -x /usr/sbin/Orthanc ]]; }
+
+want_test_servers() { # what the tests start, and the scanner's tools
+  has_orthanc || missing+=(orthanc)
+  compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+  command -v chromium >/dev/null || missing+=(chromium)
+  command -v dcmdump >/dev/null || missing+=(dcmtk)
 }
 
 may_install() { # sets as_root to what makes a command run as root
@@ -34,4 +41,5 @@ install_missing() {
   say "installing ${missing[*]}"
   "${as_root[@]}" bash "$checkout/sh/install-packages.sh" "${missing[@]}" ||
     fail "apt-get could not install ${missing[*]} (its last words are above); install them and start again"
+  missing=()
 }

@@ -14,7 +14,7 @@ from dcm_processor.local.stack import Stack
 from dcm_processor.settings import Settings, checkout_from_environment
 
 
-class Scale(click.ParamType):
+class Scale(click.ParamType[int]):
     """`worker=N`, as Compose takes it."""
 
     name = "worker=N"

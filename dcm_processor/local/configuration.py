@@ -36,6 +36,7 @@ def environment(settings: Settings, inherited: Mapping[str, str], socket: Path) 
         "NO_PROXY": no_proxy,  # proxies are for the net, never for our own hosts
         "no_proxy": no_proxy,
         "DCM_PROCESSOR_HOME": str(CHECKOUT),
+        "TCP_NODELAY": "1",  # for Orthanc's DCMTK: with Nagle's algorithm each C-STORE waits 40 ms for a delayed ACK
         "HOOK_URL": f"{settings.scheduler_url}/stable-study",
         "HOOK_TOKEN_FILE": str(settings.BASEDIR / "secrets" / "hook_token"),
         SOCKET: str(socket),
@@ -55,6 +56,7 @@ def redis_conf(settings: Settings) -> str:
             "appendfsync everysec",
             'save ""',
             "maxmemory-policy noeviction",
+            "set-proc-title no",  # it would overwrite the environment, and with it our mark
             "",
         ]
     )
@@ -111,7 +113,7 @@ def supervisord_conf(programs: Iterable[Program], umask: int) -> str:
             "stopasgroup = false",
             f"killasgroup = {str(program.kill_group).lower()}",
             "redirect_stderr = true",
-            f"stdout_logfile = %(ENV_LOGS)s/{program.name}.log",
+            f"stdout_logfile = %%(ENV_LOGS)s/{program.name}.log",  # %% since this value alone is expanded twice
             "stdout_logfile_maxbytes = 10MB",
             "stdout_logfile_backups = 4",
         ]

@@ -6,9 +6,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcm_processor.errors import StackError
+
 MARK = "DCM_PROCESSOR_STACK"
 """The environment variable that holds the BASEDIR a process was started for; what it starts inherits it."""
 _POLL = 0.05  # seconds
+_KILL_PATIENCE = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -41,23 +44,34 @@ def name_of(pid: int) -> str:
 
 
 def end_marked(basedir: Path, *, patience: float) -> list[Process]:
-    """Ask what runs for this BASEDIR to end, and kill what has not after `patience` seconds.
+    """Ask what runs for this BASEDIR to end, and kill what has not after `patience` seconds; return when all is gone.
 
     Returns what had to be killed. A process is signalled only after its mark was read again through the same handle, so
-    that a process number which went to somebody else meanwhile is never hit.
+    that a process number which went to somebody else meanwhile is never hit. Raises StackError where a process does not
+    even end when killed (it hangs in the kernel).
     """
-    deadline = time.monotonic() + patience
     for process in marked(basedir):
         _signal(process.pid, basedir, signal.SIGTERM)
-    while (left := marked(basedir)) and time.monotonic() < deadline:
-        time.sleep(_POLL)
-    killed = left
-    while left:  # a killed process may have just started another
+    killed = _left_after(basedir, patience)
+    deadline = time.monotonic() + _KILL_PATIENCE
+    left = killed
+    while left:
+        if time.monotonic() > deadline:
+            names = ", ".join(f"{process.pid} ({process.name})" for process in left)
+            raise StackError(
+                f"these processes do not end: {names}; they hang in the kernel, often on a disk that is away"
+            )
         for process in left:
             _signal(process.pid, basedir, signal.SIGKILL)
-        time.sleep(_POLL)
-        left = marked(basedir)
+        left = _left_after(basedir, _POLL)  # it may have just started another
     return killed
+
+
+def _left_after(basedir: Path, seconds: float) -> list[Process]:
+    deadline = time.monotonic() + seconds
+    while (left := marked(basedir)) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+    return left
 
 
 def _signal(pid: int, basedir: Path, number: signal.Signals) -> None:

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Set up what the tests need and pass all that this machine can run; says what it left out and why.
+# Arguments go to pytest, as in `bash test.sh -k plan`.
+set -euo pipefail
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+source "$checkout/sh/messages.sh"
+source "$checkout/sh/settings.sh"
+source "$checkout/sh/packages.sh"
+source "$checkout/sh/python.sh"
+
+# What is needed? Nothing is touched yet.
+want_python dev
+install_missing
+want_test_servers
+if ! may_install; then
+  ((${#missing[@]} == 0)) || say "not installed, so what needs it is left out: ${missing[*]}"
+  missing=()
+fi
+
+# From here on this machine changes: packages and .venv.
+install_missing
+prepare_environment dev
+
+cd "$checkout"
+shopt -s globstar nullglob
+scripts=(*.sh sh/*.sh .ci/run services/**/*.sh)
+failed=()
+
+check() { # run the rest as the check named $1; go on where it fails
+  say "$1"
+  "${@:2}" || failed+=("$1")
+}
+
+check ruff "$venv/bin/ruff" check
+check 'ruff format' "$venv/bin/ruff" format --check
+check mypy "$venv/bin/mypy"
+check import-linter "$venv/bin/lint-imports"
+check shellcheck "$venv/bin/shellcheck" "${scripts[@]}"
+check pytest "$venv/bin/pytest" -p tests.left_out "$@"
+
+((${#failed[@]} == 0)) || fail "failed: ${failed[*]}"
+say "everything passed that ran"

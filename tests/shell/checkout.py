@@ -1,0 +1,51 @@
+"""A copy of the scripts in a folder of its own; its command line is a stand-in that repeats what it was called with."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from dcm_processor.settings import CHECKOUT
+
+_SCRIPTS = ("run.sh", "init.sh", "service.sh", "build.sh", "sh", "requirements", "pyproject.toml", ".env")
+ECHO = """#!/bin/sh
+printf '%s\\n' "$@"
+"""
+
+
+class Checkout:
+    """A checkout whose .venv is up to date, so that no script installs anything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        for name in _SCRIPTS:
+            source = CHECKOUT / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+
+    def with_environment(self) -> "Checkout":
+        """Have the .venv, as if it had been made."""
+        programs = self.folder / ".venv" / "bin"
+        programs.mkdir(parents=True)
+        (programs / "python").symlink_to(sys.executable)
+        (programs / "dcm-processor").write_text(ECHO)
+        (programs / "dcm-processor").chmod(0o755)
+        self.bash('source sh/python.sh; fingerprint server >"$venv/made-from-server"')
+        return self
+
+    def run(
+        self, script: str, *arguments: str, cwd: Path | None = None, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """What `bash SCRIPT ARGUMENT…` does, called from `cwd` (else the checkout)."""
+        return self._call([str(self.folder / script), *arguments], cwd or self.folder, env)
+
+    def bash(self, lines: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run lines that may source sh/*.sh."""
+        return self._call(["-euo", "pipefail", "-c", f'checkout="{self.folder}"; {lines}'], self.folder, env)
+
+    def _call(self, arguments: list[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        clean = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
+        return subprocess.run(
+            ["bash", *arguments], cwd=cwd, env={**clean, **env}, capture_output=True, text=True, timeout=60, check=False
+        )
