@@ -1,0 +1,169 @@
+"""Jobs: listed, shown, read the logs of, run again, and cancelled."""
+
+import re
+from collections import defaultdict
+from typing import Annotated, Any
+
+from flask import Blueprint, Response
+from pydantic import Field
+from werkzeug.exceptions import Conflict, RequestedRangeNotSatisfiable
+
+from dcm_processor.errors import NotKnownError
+from dcm_processor.vocabulary import EventKind, JobState, Verdict
+from scheduler.api.lists import Asked, Cursor, Limit, bad_cursor
+from scheduler.api.models import AcceptedJobs, BulkAccepted, Job, JobPage, RefusedJob
+from scheduler.api.operation import operation
+from scheduler.joblog import read_log
+from scheduler.parts import parts
+
+jobs = Blueprint("jobs", __name__)
+
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_CURSOR = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?~[A-Za-z0-9_-]{1,200}")
+
+
+class JobsQuery(Asked):
+    """What `GET /jobs` may be asked."""
+
+    state: JobState | None = Field(default=None, description="Only jobs in this state.")
+    cursor: Cursor = None
+    limit: Limit = 50
+
+
+class LogQuery(Asked):
+    """Which part of which log."""
+
+    attempt: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="The attempt; without it the current one."
+    )
+    offset: int = Field(default=0, ge=0, le=2**53, description="Bytes to leave out: 0, or the last `X-Next-Offset`.")
+
+
+class Jobs(Asked):
+    """Jobs, by their identifiers."""
+
+    job_ids: list[Annotated[str, Field(max_length=300)]] = Field(
+        alias="jobIds", min_length=1, max_length=1000, description="Identifiers of jobs, 1,000 at most."
+    )
+
+
+@jobs.get("/jobs")
+@operation("List jobs", answer=JobPage, query=JobsQuery, problems=(400,))
+def list_jobs(query: JobsQuery) -> JobPage:
+    """Jobs of all plans, newest first."""
+    if query.cursor is not None and not _CURSOR.fullmatch(query.cursor):
+        raise bad_cursor("query")
+    page = parts().ledger.jobs(query.state, query.cursor, query.limit)
+    return JobPage.model_validate({"items": page.items, "nextCursor": page.next_cursor})
+
+
+@jobs.get("/jobs/<job_id>")
+@operation("Show a job", answer=Job, problems=(404,))
+def show_job(job_id: str) -> Job:
+    """The job with its attempts."""
+    return Job.model_validate(_known(job_id))
+
+
+@jobs.get("/jobs/<job_id>/log")
+@operation(
+    "Read a job's log",
+    query=LogQuery,
+    problems=(400, 404, 416),
+    content="text/plain; charset=utf-8",
+    headers={
+        "X-Next-Offset": "Bytes of the log up to the end of this answer: the `offset` to go on from.",
+        "X-Log-Complete": "`true` where nothing will follow this answer, else `false`.",
+        "X-Log-Attempt": "The attempt whose log it is; absent before the first.",
+    },
+)
+def show_log(job_id: str, query: LogQuery) -> Response:
+    """What an attempt wrote to stdout and stderr, from `offset` on, 1 MiB at most, byte for byte: an answer may begin
+    or end inside a character. To follow a job, keep `attempt` and ask from `X-Next-Offset` on until `X-Log-Complete`.
+    """
+    job = _known(job_id)
+    number = query.attempt or job["attempt"]
+    attempt = next((attempt for attempt in job["attempts"] if attempt["attempt"] == number), None)
+    if attempt is None and query.attempt is not None:
+        raise NotKnownError(f"the job has no attempt {query.attempt}; it has had {job['attempt']}")
+    part = read_log(parts().settings.logs, job, attempt, query.offset)
+    if query.offset > part.size:
+        raise RequestedRangeNotSatisfiable(description=f"The log has {part.size} bytes so far", length=part.size)
+    response = Response(part.content, content_type="text/plain; charset=utf-8")
+    response.headers["X-Next-Offset"] = str(query.offset + len(part.content))
+    response.headers["X-Log-Complete"] = "true" if part.complete else "false"
+    if attempt is not None:
+        response.headers["X-Log-Attempt"] = str(number)
+    return response
+
+
+@jobs.post("/jobs/<job_id>/rerun")
+@operation("Run a job again", answer=AcceptedJobs, status=202, problems=(404, 409))
+def rerun_job(job_id: str) -> AcceptedJobs:
+    """Run the job and its dependents again: same headers and params, today's version; its dependencies are reused."""
+    job = _known(job_id)
+    if why := _why_no_rerun(job, _newest_plan(job["studyId"])):
+        raise Conflict(why)
+    return _record(EventKind.RERUN, job["studyId"], [job_id])
+
+
+@jobs.post("/jobs/rerun")
+@operation("Run jobs again", answer=BulkAccepted, status=202, body=Jobs, problems=(400, 413, 415))
+def rerun_jobs(body: Jobs) -> BulkAccepted:
+    """Each as `/jobs/<jobId>/rerun`, those of a study together. What cannot be run again is said; the rest goes on."""
+    refused: list[RefusedJob] = []
+    newest: dict[str, str] = {}
+    together: dict[str, list[str]] = defaultdict(list)
+    for job_id in dict.fromkeys(body.job_ids):
+        try:
+            job = _known(job_id)
+        except NotKnownError as error:
+            refused.append(RefusedJob(job_id=job_id, status=404, reason=str(error)))
+            continue
+        if job["studyId"] not in newest:
+            newest[job["studyId"]] = _newest_plan(job["studyId"])
+        if why := _why_no_rerun(job, newest[job["studyId"]]):
+            refused.append(RefusedJob(job_id=job_id, status=409, reason=why))
+        else:
+            together[job["studyId"]].append(job_id)
+    accepted = [_record(EventKind.RERUN, study_id, job_ids) for study_id, job_ids in together.items()]
+    return BulkAccepted(accepted=accepted, refused=refused)
+
+
+@jobs.post("/jobs/<job_id>/cancel")
+@operation("Cancel a job", answer=AcceptedJobs, status=202, problems=(404, 409))
+def cancel_job(job_id: str) -> AcceptedJobs:
+    """End the job, running or not; its dependents are skipped."""
+    job = _known(job_id)
+    if job["state"] is None:
+        raise Conflict(f"The job was not scheduled ({job['verdict']}): there is nothing to cancel")
+    if JobState(job["state"]).ended:
+        raise Conflict(f"The job is {job['state']}: there is nothing to cancel")
+    return _record(EventKind.CANCEL, job["studyId"], [job_id])
+
+
+def _known(job_id: str) -> dict[str, Any]:
+    found = parts().ledger.job(job_id) if _JOB_ID.fullmatch(job_id) else None
+    if found is None:
+        raise NotKnownError("the ledger knows no such job; a study's jobs stand in /api/v1/studies/<studyId>")
+    return found
+
+
+def _newest_plan(study_id: str) -> str:
+    study = parts().ledger.study(study_id)
+    return str(study["plans"][0]["planId"]) if study is not None and study["plans"] else ""
+
+
+def _why_no_rerun(job: dict[str, Any], newest_plan: str) -> str | None:
+    if job["verdict"] != Verdict.SCHEDULED:
+        return f"The job was not scheduled ({job['verdict']}); run its study again to have the callbacks asked anew"
+    if not JobState(job["state"]).ended:
+        return f"The job is {job['state']}; it can be run again once it has ended, or be cancelled"
+    if job["planId"] != newest_plan:
+        return f"The study has a later plan, {newest_plan}; run the job of that plan again"
+    return None
+
+
+def _record(kind: EventKind, study_id: str, job_ids: list[str]) -> AcceptedJobs:
+    event_id = parts().ledger.record_event(kind, study_id, {"jobIds": job_ids})
+    parts().waker.wake(kind)
+    return AcceptedJobs(study_id=study_id, event_id=event_id, job_ids=job_ids)

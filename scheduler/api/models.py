@@ -1,0 +1,292 @@
+"""What the API answers, field by field. The OpenAPI document is made from these, and every answer goes through them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from dcm_processor.vocabulary import (
+    AttemptState,
+    EventKind,
+    ExitReason,
+    JobState,
+    Level,
+    Stage,
+    StudyState,
+    Verdict,
+)
+
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class Answer(BaseModel):
+    """Base of all answers: camelCase outside, frozen inside."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        frozen=True,
+        hide_input_in_errors=True,  # an error's text goes into the log, where no element's value belongs
+    )
+
+
+# -- studies
+
+
+class Attempt(Answer):
+    """One try at a job."""
+
+    attempt_id: str = Field(description="`<jobId>-<attempt>`; also the id of the RQ job.")
+    attempt: int = Field(description="The attempt's number; they count from 1.")
+    state: AttemptState = Field(description="Where the attempt stands.")
+    queued_at: Moment = Field(description="When it was enqueued.")
+    started_at: Moment | None = Field(description="When a worker began it.")
+    ended_at: Moment | None = Field(description="When it ended.")
+    worker: str | None = Field(description="The worker that ran it.")
+    host: str | None = Field(description="The machine that ran it.")
+    exit_reason: ExitReason | None = Field(description="Why it ended.")
+    error: str | None = Field(description="What went wrong, in one line.")
+    traceback: str | None = Field(description="The traceback of what the worker function raised.")
+    phases: dict[str, list[Moment]] = Field(description="`environment`, `fetch`, `run`: begin and end of each.")
+    details: dict[str, Any] = Field(
+        description="`exitStatus`, `signal`, `environment`; `peakMemory` and `logSize` in bytes."
+    )
+
+
+class Job(Answer):
+    """One job of one plan: what was decided about it, and how it went."""
+
+    job_id: str = Field(description="The job's identifier.")
+    plan_id: str = Field(description="The plan it belongs to.")
+    study_id: str = Field(description="Orthanc's identifier of the study.")
+    series_id: str | None = Field(description="Orthanc's identifier of the series; null for a study job.")
+    job_name: str = Field(description="The job's name in its service's settings.json.")
+    service: str = Field(description="The service it comes from.")
+    version: str = Field(description="The digest of the service's version the plan pinned.")
+    verdict: Verdict = Field(description="What the plan decided.")
+    reason: str | None = Field(description="Why the verdict, or the state, is what it is.")
+    state: JobState | None = Field(description="Where the job stands; null where the plan did not schedule it.")
+    stage: Stage = Field(description="When in the plan it may run.")
+    level: Level = Field(description="What it is about.")
+    queue: str | None = Field(description="The queue its attempts go through.")
+    position: int = Field(description="Its place in the plan.")
+    depends_on: list[str] = Field(description="jobIds of the scheduled jobs it waits for.")
+    injected: dict[str, Any] = Field(description="What its callback returned beside the bool.")
+    traceback: str | None = Field(description="The traceback of a callback that raised.")
+    callback_output: str | None = Field(description="What its callback printed.")
+    reused_from: str | None = Field(description="jobId of the earlier job whose result stands for this one's.")
+    attempt: int = Field(description="The number of the current attempt; 0 before the first.")
+    due_at: Moment | None = Field(description="When a retrying job's next attempt is due.")
+    created_at: Moment = Field(description="When it was planned.")
+    started_at: Moment | None = Field(description="When its first attempt began.")
+    ended_at: Moment | None = Field(description="When it ended.")
+    attempts: list[Attempt] = Field(description="Its attempts, in order.")
+
+
+class Plan(Answer):
+    """What was decided about a study at one moment."""
+
+    plan_id: str = Field(description="`<studyId>-<revision>-<run>`.")
+    revision: str = Field(description="Digest of the study's instances as they were.")
+    run: int = Field(description="How often this revision has been planned; counts from 1.")
+    reason: str | None = Field(description="Why there is this plan.")
+    active: bool = Field(description="Whether it is the study's active plan.")
+    created_at: Moment = Field(description="When it was made.")
+    ended_at: Moment | None = Field(description="When its last job ended, or a later plan took over.")
+    faults: list[Any] = Field(description="Services that could not be asked, with why.")
+    series_ids: list[str] = Field(description="Orthanc's identifiers of the series it covers.")
+    number_of_instances: int = Field(description="How many instances it covers.")
+    jobs: list[Job] = Field(description="Every job of every service, in plan order.")
+
+
+class Event(Answer):
+    """One reason to look at a study."""
+
+    event_id: int = Field(description="The event's number.")
+    kind: EventKind = Field(description="Where it came from.")
+    received_at: Moment = Field(description="When the ledger had it.")
+    handled_at: Moment | None = Field(description="When it had been dealt with.")
+    failures: int = Field(description="How often dealing with it failed.")
+    result: str | None = Field(description="What came of it.")
+
+
+class StudySummary(Answer):
+    """A study, and where it stands."""
+
+    study_id: str = Field(description="Orthanc's identifier of the study.")
+    state: StudyState = Field(description="Where it stands.")
+    reason: str | None = Field(description="Why it stands there.")
+    first_seen_at: Moment = Field(description="When the ledger first heard of it.")
+    changed_at: Moment = Field(description="When its state last changed.")
+    study_instance_uid: str | None = Field(alias="studyInstanceUID", description="StudyInstanceUID (0020,000D).")
+    study_date: str | None = Field(description="StudyDate (0008,0020), YYYYMMDD.")
+    modalities: list[str] = Field(description="The Modality (0008,0060) of each kind of series.")
+    description: str | None = Field(description="StudyDescription (0008,1030).")
+    active_plan_id: str | None = Field(description="The plan that counts; null before the first.")
+    jobs: dict[str, int] = Field(description="How many of the active plan's scheduled jobs stand in which state.")
+
+
+class StudyPage(Answer):
+    """Studies, newest first."""
+
+    items: list[StudySummary] = Field(description="The studies.")
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last.")
+
+
+class Study(StudySummary):
+    """A study with all that was decided and done about it."""
+
+    plans: list[Plan] = Field(description="Its plans, newest first.")
+    events: list[Event] = Field(description="Why it was looked at, newest first, 50 at most.")
+
+
+class JobPage(Answer):
+    """Jobs, newest first."""
+
+    items: list[Job] = Field(description="The jobs.")
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last.")
+
+
+# -- what was asked for and will be done
+
+
+class Accepted(Answer):
+    """The ledger has it; the controller will act on it."""
+
+    status: Literal["accepted"] = Field(default="accepted", description="Always `accepted`.")
+    study_id: str = Field(description="Orthanc's identifier of the study.")
+    event_id: int = Field(description="The event's number; the study shows what comes of it.")
+
+
+class AcceptedJobs(Accepted):
+    """The ledger has it, for these jobs of one study."""
+
+    job_ids: list[str] = Field(description="The jobs it is about.")
+
+
+class RefusedJob(Answer):
+    """A job nothing will be done about."""
+
+    job_id: str = Field(description="The job as it was named.")
+    status: int = Field(description="The status the same request for this job alone would get.")
+    reason: str = Field(description="Why.")
+
+
+class BulkAccepted(Answer):
+    """What was accepted, and what was not."""
+
+    accepted: list[AcceptedJobs] = Field(description="One entry a study.")
+    refused: list[RefusedJob] = Field(description="Jobs nothing will be done about, with why.")
+
+
+# -- the plan a study would get
+
+
+class ExplainedJob(Answer):
+    """One job of the plan a study would get."""
+
+    job_name: str = Field(description="The job's name in its service's settings.json.")
+    series_id: str | None = Field(description="Orthanc's identifier of the series; null for a study job.")
+    service: str = Field(description="The service it comes from.")
+    version: str = Field(description="The digest of the service's version.")
+    verdict: Verdict = Field(description="What the plan would decide.")
+    reason: str | None = Field(description="Why.")
+    stage: Stage = Field(description="When in the plan it would run.")
+    level: Level = Field(description="What it is about.")
+    queue: str = Field(description="The queue its attempts would go through.")
+    position: int = Field(description="Its place in the plan.")
+    depends_on: list[str] = Field(description="The names its settings.json says it depends on.")
+    injected: dict[str, Any] = Field(description="What its callback returned beside the bool.")
+    traceback: str | None = Field(description="The traceback of a callback that raised.")
+    callback_output: str | None = Field(description="What its callback printed.")
+
+
+class Explained(Answer):
+    """The plan a study would get now."""
+
+    study_id: str = Field(description="Orthanc's identifier of the study.")
+    ending: Literal["planned", "ours", "failed"] = Field(
+        description="`planned`; `ours`: the platform itself stored all it holds; `failed`: see `reason`."
+    )
+    reason: str = Field(description="Why there is no plan; empty where there is one.")
+    revision: str = Field(description="Digest of the study's instances.")
+    series_ids: list[str] = Field(description="Orthanc's identifiers of the series it covers.")
+    number_of_instances: int = Field(description="How many instances it covers.")
+    jobs: list[ExplainedJob] = Field(description="Every job of every service, in plan order.")
+    faults: list[str] = Field(description="What is wrong with services; their faulty jobs are in no plan.")
+
+
+# -- services and queues
+
+
+class ServiceJob(Answer):
+    """A job a service offers."""
+
+    job_name: str = Field(description="Its name, unique over all services.")
+    description: str = Field(description="What it does, in its author's words.")
+    level: Level = Field(description="One a study, or one a series.")
+    stage: Stage = Field(description="When in a plan it runs.")
+    priority: str = Field(description="The queue its attempts go through.")
+    depends_on: list[str] = Field(description="The jobs it waits for; `*` is every one before it.")
+    timeout: float = Field(description="How long its function may take, in seconds.")
+    disabled: bool = Field(description="Whether it is switched off.")
+
+
+class Environment(Answer):
+    """The environment a service's jobs run in, as this host has it."""
+
+    state: Literal["none", "building", "ready", "failed", "unknown"] = Field(
+        description="`none`: nobody has tried to build it here yet; `unknown`: its requirements cannot be read."
+    )
+    key: str | None = Field(description="Its name below BASEDIR/envs, and in attempts' `details`.")
+    reason: str | None = Field(description="Why it could not be built.")
+
+
+class Service(Answer):
+    """An installed service."""
+
+    name: str = Field(description="Its name.")
+    version: str | None = Field(description="The digest of the version that new plans take; null: there is none.")
+    installed_at: Moment | None = Field(description="When that version was installed.")
+    versions: list[str] = Field(description="Digests of all versions that are kept, newest first.")
+    jobs: list[ServiceJob] = Field(description="The jobs it offers.")
+    faults: list[str] = Field(description="What is wrong with it; its faulty jobs are in no plan.")
+    environment: Environment | None = Field(description="The environment its jobs run in.")
+
+
+class Services(Answer):
+    """The installed services, by name."""
+
+    items: list[Service] = Field(description="The services.")
+
+
+class Queue(Answer):
+    """A queue of attempts that may run now."""
+
+    name: str = Field(description="Its name.")
+    length: int = Field(description="How many attempts wait in it.")
+    paused: bool = Field(description="Whether workers leave it alone.")
+
+
+class Queues(Answer):
+    """The queues, in order of priority."""
+
+    items: list[Queue] = Field(description="The queues.")
+
+
+# -- health
+
+
+class Live(Answer):
+    """The process answers."""
+
+    status: Literal["live"] = Field(default="live", description="Always `live`.")
+
+
+class Ready(Answer):
+    """The scheduler can do its work."""
+
+    status: Literal["ready"] = Field(default="ready", description="Always `ready`.")
+    checks: dict[str, str] = Field(description="`ledger`, `redis`: `ok`.")

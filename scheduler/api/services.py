@@ -1,0 +1,32 @@
+"""Services: what is installed, in which versions, and whether it is in order."""
+
+from flask import Blueprint
+
+from dcm_processor.ledger.views import when
+from dcm_processor.store import InstalledService
+from scheduler.api.models import Service, ServiceJob, Services
+from scheduler.api.operation import operation
+from scheduler.environments import environment_of
+from scheduler.parts import parts
+
+services = Blueprint("services", __name__)
+
+
+@services.get("/services")
+@operation("List services", answer=Services)
+def list_services() -> Services:
+    """The installed services, by name: versions, jobs, faults, and the environment their jobs run in."""
+    return Services(items=[_service(installed) for installed in parts().store.services()])
+
+
+def _service(installed: InstalledService) -> Service:
+    module = parts().store.module_folder(installed.name, installed.digest)
+    return Service(
+        name=installed.name,
+        version=installed.digest or None,
+        installed_at=when(installed.installed_at),
+        versions=list(installed.versions),
+        jobs=[ServiceJob.model_validate(job, from_attributes=True) for job in installed.jobs],
+        faults=[str(fault) for fault in installed.faults],
+        environment=environment_of(parts().settings.envs, module, installed.digest) if installed.digest else None,
+    )

@@ -1,0 +1,57 @@
+"""Whether the scheduler can do its work: the ledger takes writes, Redis answers."""
+
+import threading
+import time
+from typing import Protocol
+
+import redis
+import structlog
+
+from dcm_processor.errors import DcmProcessorError
+
+OK = "ok"
+
+_log = structlog.get_logger(__name__)
+
+
+class CanBeChecked(Protocol):
+    """What readiness needs of the ledger."""
+
+    def check(self) -> None:
+        """Raises DcmProcessorError where it cannot be written."""
+
+
+class Readiness:
+    """The last look at ledger and Redis; one look serves everybody for `seconds`, since anybody may ask."""
+
+    def __init__(self, ledger: CanBeChecked, redis: redis.Redis, *, seconds: float = 1.0) -> None:
+        self._ledger = ledger
+        self._redis = redis
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._looked_at: float | None = None
+        self._checks: dict[str, str] = {}
+
+    def checks(self) -> dict[str, str]:
+        """`ok`, or what is wrong in words that give nothing away, for `ledger` and `redis`."""
+        with self._lock:
+            if self._looked_at is None or time.monotonic() - self._looked_at > self._seconds:
+                self._checks = {"ledger": self._check_ledger(), "redis": self._check_redis()}
+                self._looked_at = time.monotonic()
+            return self._checks
+
+    def _check_ledger(self) -> str:
+        try:
+            self._ledger.check()
+        except DcmProcessorError as error:
+            _log.warning("the ledger is not ready", reason=str(error))
+            return "cannot be written"
+        return OK
+
+    def _check_redis(self) -> str:
+        try:
+            self._redis.ping()
+        except redis.RedisError as error:
+            _log.warning("Redis is not ready", reason=f"{type(error).__name__}: {error}")
+            return "does not answer"
+        return OK
