@@ -12,7 +12,7 @@ All values are JSON; nothing is ever unpickled.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import redis
@@ -42,13 +42,28 @@ LOG_BACKLOG = 256
 
 @dataclass(frozen=True)
 class PlanOrder:
-    """What all attempts of a plan share; `headers` are the study's (the study-level view)."""
+    """What all attempts of a plan share; `headers` are the study's (the study-level view).
+
+    `injected` maps a job's name to what its callback injected; of a series job it is {seriesId: what}, and the name
+    stands in `seriesJobs`. `services` maps every job's name to its service, in plan order.
+    """
 
     planId: str
     studyId: str
     headers: dict[str, Any]
     selected: list[str]  # HEADER_FIELDS as they were, for notes on reads that were not selected
     instances: dict[str, list[str]]  # seriesId -> Orthanc instance ids, exactly what is to be fetched
+    injected: dict[str, Any] = field(default_factory=dict)
+    seriesJobs: list[str] = field(default_factory=list)
+    services: dict[str, str] = field(default_factory=dict)
+
+    def added_params(self, series_id: str | None) -> dict[str, Any]:
+        """What a job of the study (None) or of one of its series sees as `added_params`, by job name."""
+        if series_id is None:
+            return self.injected
+        of_series = frozenset(self.seriesJobs)
+        seen = {name: v.get(series_id) if name in of_series else v for name, v in self.injected.items()}
+        return {name: value for name, value in seen.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -68,10 +83,8 @@ class Order:
     timeout: float  # seconds, of the function alone
     memory: int | None  # bytes
     params: dict[str, Any]
-    addedParams: dict[str, Any]  # job name -> dict, or {seriesId: dict} for a series job seen by a study job
-    jobServices: dict[str, str]  # job name -> service, in plan order, for look-ups by service name
     inputs: dict[str, Any]  # job name -> output folder relative to DATA, or {seriesId: folder}
-    outcomes: dict[str, Any]  # job name -> {"state", "reason"} (+ "series": {seriesId: …})
+    outcomes: dict[str, Any]  # dependency -> {"state", "reason"} (+ "series": {seriesId: …} of a series job)
 
 
 @dataclass(frozen=True)
@@ -120,8 +133,8 @@ class Transport:
         self, plan: PlanOrder, orders: Sequence[Order], pipeline: "redis.client.Pipeline | None" = None
     ) -> None:
         """Lay down what attempts need; with a pipeline it goes with what else the pipeline does."""
-        values = {PREFIX + "plan:" + plan.planId: _dumps(asdict(plan))}
-        values |= {PREFIX + "order:" + order.attemptId: _dumps(asdict(order)) for order in orders}
+        values = {PREFIX + "plan:" + plan.planId: _dumps(vars(plan))}
+        values |= {PREFIX + "order:" + order.attemptId: _dumps(vars(order)) for order in orders}
         with answers():
             (pipeline if pipeline is not None else self.redis).mset(values)
 
@@ -204,7 +217,7 @@ class Transport:
                         REPORTS,
                         ANNOUNCED,
                     ],
-                    args=[report.claim, _dumps(asdict(report)), report.attemptId],
+                    args=[report.claim, _dumps(vars(report)), report.attemptId],
                 )
             )
 
@@ -218,7 +231,12 @@ class Transport:
 
     def report(self, report: Report) -> None:
         with answers():
-            self.redis.xadd(REPORTS, {"report": _dumps(asdict(report))})
+            self.redis.xadd(REPORTS, {"report": _dumps(vars(report))})
+
+    def backlog(self, stream: str) -> int:
+        """Entries of a stream that nobody has dealt with."""
+        with answers():
+            return int(self.redis.xlen(stream))
 
     def acknowledged(self, attempt_id: str) -> bool:
         with answers():
@@ -271,6 +289,7 @@ class answers:  # noqa: N801 - reads as a phrase: `with answers():`
 _CLAIM = """
 -- KEYS: order, claim, reports, announced   ARGV: token, report, attemptId
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end -- ours: the answer to the first try got lost
 if not redis.call('SET', KEYS[2], ARGV[1], 'NX') then return 0 end
 redis.call('HSET', KEYS[4], ARGV[3], ARGV[1])
 redis.call('XADD', KEYS[3], '*', 'report', ARGV[2])

@@ -3,16 +3,17 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from dcm_processor.plan import JobKey, Plan, PlannedJob, dependents
-from dcm_processor.registry import ServiceRegistry
 from sqlalchemy import Connection, RowMapping
 
 from dcm_processor import identity
 from dcm_processor.ledger import plans, studies
+from dcm_processor.plan import JobKey, Plan, PlannedJob, dependents
+from dcm_processor.registry import ServiceRegistry
 from dcm_processor.vocabulary import JobState, Level, OnUpdate, Verdict
 from scheduler.effects import Effects
-from scheduler.outcomes import advance_study
+from scheduler.enqueue import orders_of
 from scheduler.planning import Planned
+from scheduler.progress import decide
 
 _CARRIED = "reused from an earlier run"
 
@@ -48,10 +49,9 @@ def adopt(
         "instances": planned.instances,
         "faults": list(faults) or None,
     }
-    effects.unwanted.extend(plans.add(db, plan, rows, now=now))
     studies.set_labels(db, planned.study_id, planned.headers)
     studies.remember_owners(db, planned.study_id, planned.owners)
-    advance_study(db, planned.study_id, plan_id, effects, now=now)
+    _put(db, plan, rows, effects, now=now)
     return plan_id
 
 
@@ -106,9 +106,24 @@ def rerun_jobs(
         "run": run,
         "reason": f"rerun of {', '.join(names)}",
     }
-    effects.unwanted.extend(plans.add(db, plan, rows, now=now))
-    advance_study(db, study_id, plan_id, effects, now=now)
+    _put(db, plan, rows, effects, now=now)
     return f"planned as {plan_id}"
+
+
+def _put(db: Connection, plan: dict[str, Any], rows: Sequence[dict[str, Any]], effects: Effects, *, now: float) -> None:
+    """Write the plan with what may run already queued and what never will already skipped."""
+    study_id, plan_id = plan["study_id"], plan["plan_id"]
+    effects.unwanted.extend(plans.supersede(db, study_id, plan_id, now=now))
+    decision = decide(rows, blocked=plans.predecessor_runs(db, study_id, plan_id))
+    by_id = {row["job_id"]: row for row in rows}
+    for job_id, reason in decision.skipped:
+        by_id[job_id].update(state=JobState.SKIPPED, reason=reason, ended_at=now)
+    for job_id in decision.ready:
+        by_id[job_id].update(state=JobState.QUEUED, attempt=1)
+    plans.add(db, {**plan, "ended_at": now if decision.ended else None}, rows, now=now)
+    studies.set_state(db, study_id, decision.study, reason=decision.reason, now=now)
+    if decision.ready:
+        effects.orders.append(orders_of(plan, rows, decision.ready))
 
 
 def _row(plan_id: str, study_id: str, planned: PlannedJob, reused: RowMapping | None, *, now: float) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import time
 from collections.abc import Iterable
 
 import structlog
-from dcm_processor.orthanc import Change, Orthanc
 
 from dcm_processor.errors import StudyGoneError
 from dcm_processor.ledger import Lease, Ledger, events, studies
+from dcm_processor.orthanc import Change, Orthanc
 from dcm_processor.vocabulary import EventKind, StudyState
 
 log = structlog.get_logger()
@@ -32,22 +32,22 @@ class Changes:
         An Orthanc that the ledger meets for the first time, or that is another one now, is met: what it holds is put
         down as known and not planned.
         """
-        identity = self._orthanc.identity()
         with self._ledger.read() as db:
             fact = studies.fact(db, _FACT)
-        if fact is None or fact["identity"] != identity:
-            self._meet(identity, lease)
+        if fact is None:
+            self._meet(lease)
             return 0
-        recorded, done, cursor = 0, False, int(fact["cursor"])
+        recorded, done = 0, False
         while not done:
-            page = self._orthanc.changes(cursor, limit=_PAGE)
-            done = page.done or not page.entries
-            if page.last < cursor:  # the changes were removed together with their counter: the database was restored
-                self._meet(identity, lease)
+            page = self._orthanc.changes(fact["cursor"], limit=_PAGE, mark=fact["mark"])
+            if not page.same_database:
+                log.warning("Orthanc's changes do not go on where they ended: another or a restored database")
+                self._meet(lease)
                 return recorded
             if page.entries:
-                recorded += self._take(page.entries, lease, {**fact, "cursor": page.last})
-                cursor = page.last
+                fact = {**fact, "cursor": page.last, "mark": page.entries[-1].mark}
+                recorded += self._take(page.entries, lease, fact)
+            done = page.done or not page.entries
         return recorded
 
     def overdue(self, lease: Lease) -> int:
@@ -63,8 +63,10 @@ class Changes:
                 studies.expect_stable(db, study_id, None)
         return len(due)
 
-    def _meet(self, identity: str, lease: Lease) -> None:
+    def _meet(self, lease: Lease) -> None:
         cursor = self._orthanc.last_change()  # first, so that nothing falls between cursor and list
+        newest = self._orthanc.changes(max(0, cursor - 1), limit=1).entries
+        mark = newest[0].mark if newest and newest[0].seq == cursor else ""
         known = 0
         since = 0
         while page := self._orthanc.studies_page(since, _PAGE):
@@ -76,7 +78,7 @@ class Changes:
                     )
             since += len(page)
         with self._ledger.write(lease) as db:
-            studies.set_fact(db, _FACT, {"identity": identity, "cursor": cursor, "known": known, "metAt": time.time()})
+            studies.set_fact(db, _FACT, {"cursor": cursor, "mark": mark, "known": known, "metAt": time.time()})
         log.info("met Orthanc; the studies it held are known and not planned", known=known, cursor=cursor)
 
     def _take(self, entries: Iterable[Change], lease: Lease, fact: dict[str, object]) -> int:

@@ -7,7 +7,7 @@ import structlog
 
 from dcm_processor.errors import TransportUnavailableError
 from dcm_processor.ledger import Ledger
-from dcm_processor.transport import Transport
+from dcm_processor.transport import Order, PlanOrder, Transport
 from scheduler.enqueue import enqueue, orders
 from scheduler.results import Results
 
@@ -19,6 +19,7 @@ class Effects:
     """Collected inside a transaction, carried out after it; what a crash leaves undone, repair finds and does."""
 
     publish: list[tuple[str, str]] = field(default_factory=list)  # (attempt id, folder relative to DATA)
+    orders: list[tuple[PlanOrder, list[tuple[Order, str]]]] = field(default_factory=list)  # to be enqueued as they are
     ready: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # plan id -> job ids
     accepted: list[str] = field(default_factory=list)  # attempts whose outcome is in the ledger
     unwanted: list[str] = field(default_factory=list)  # attempts nobody waits for any more
@@ -30,6 +31,8 @@ class Effects:
         for attempt_id, folder in self.publish:
             results.publish(attempt_id, folder)
         try:
+            for plan_order, made in self.orders:
+                enqueue(transport, plan_order, made)
             for plan_id, job_ids in self.ready.items():
                 with ledger.read() as db:
                     found = orders(db, plan_id, job_ids)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rq import Queue
 from rq.serializers import JSONSerializer
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from dcm_processor import identity
 from dcm_processor.ledger import plans
@@ -23,13 +23,27 @@ FAILURE_TTL = 24 * 3600
 def orders(db: Connection, plan_id: str, job_ids: Iterable[str]) -> tuple[PlanOrder, list[tuple[Order, str]]] | None:
     """What the current attempts of these jobs of a plan need, each with its queue; None where there is no such plan."""
     plan = plans.get(db, plan_id)
-    if plan is None:
-        return None
-    jobs = plans.jobs_of(db, plan_id)
-    view = _PlanView(jobs)
+    return None if plan is None else orders_of(plan, plans.jobs_of(db, plan_id), job_ids)
+
+
+def orders_of(
+    plan: Mapping[Any, Any], jobs: Sequence[Mapping[Any, Any]], job_ids: Iterable[str]
+) -> tuple[PlanOrder, list[tuple[Order, str]]]:
+    """The same of a plan and all its jobs as rows; pure."""
     wanted = set(job_ids)
+    view = _PlanView(jobs)
     made = [(view.order(job), str(job["queue"])) for job in jobs if job["job_id"] in wanted]
-    return PlanOrder(plan_id, plan["study_id"], plan["headers"], plan["selected"], plan["instances"]), made
+    shared = PlanOrder(
+        planId=plan["plan_id"],
+        studyId=plan["study_id"],
+        headers=plan["headers"],
+        selected=plan["selected"],
+        instances=plan["instances"],
+        injected=view.injected(),
+        seriesJobs=[name for name, rows in view.by_name.items() if rows[0]["series_id"] is not None],
+        services={name: rows[0]["service"] for name, rows in view.by_name.items()},
+    )
+    return shared, made
 
 
 def enqueue(transport: Transport, plan: PlanOrder, made: Sequence[tuple[Order, str]]) -> None:
@@ -61,27 +75,30 @@ def enqueue(transport: Transport, plan: PlanOrder, made: Sequence[tuple[Order, s
 class _PlanView:
     """A plan's jobs as one of them sees the others (DESIGN 2, "Levels and dependencies")."""
 
-    def __init__(self, jobs: Sequence[RowMapping]) -> None:
+    def __init__(self, jobs: Sequence[Mapping[Any, Any]]) -> None:
         self._by_id = {job["job_id"]: job for job in jobs}
-        self._by_name: dict[str, list[RowMapping]] = defaultdict(list)
+        self.by_name: dict[str, list[Mapping[Any, Any]]] = defaultdict(list)
         for job in jobs:
-            self._by_name[job["job_name"]].append(job)
-        self._services = {name: rows[0]["service"] for name, rows in self._by_name.items()}
-        self._cache: dict[str | None, tuple[dict[str, Any], dict[str, Any]]] = {}
+            self.by_name[job["job_name"]].append(job)
 
-    def order(self, job: RowMapping) -> Order:
+    def injected(self) -> dict[str, Any]:
+        """Job name -> what its callback injected, of series jobs by series."""
+        found: dict[str, Any] = {}
+        for name, rows in self.by_name.items():
+            each = {row["series_id"]: row["injected"] for row in rows if row["injected"]}
+            if each:
+                found[name] = each if rows[0]["series_id"] is not None else each[None]
+        return found
+
+    def order(self, job: Mapping[Any, Any]) -> Order:
         settings = job["settings"]
-        series_id = job["series_id"]
-        if series_id not in self._cache:
-            self._cache[series_id] = (self._seen(series_id, _injected), self._seen(series_id, _outcome))
-        added_params, outcomes = self._cache[series_id]
         return Order(
             attemptId=identity.attempt_id(job["job_id"], job["attempt"]),
             jobId=job["job_id"],
             attempt=job["attempt"],
             planId=job["plan_id"],
             studyId=job["study_id"],
-            seriesId=series_id,
+            seriesId=job["series_id"],
             jobName=job["job_name"],
             service=job["service"],
             digest=job["digest"],
@@ -89,28 +106,25 @@ class _PlanView:
             timeout=settings["timeout"],
             memory=settings["memory"],
             params=settings["params"],
-            addedParams=added_params,
-            jobServices=self._services,
             inputs=self._inputs(job),
-            outcomes=outcomes,
+            outcomes=self._outcomes(job),
         )
 
-    def _seen(self, series_id: str | None, show: Any) -> dict[str, Any]:
-        """Job name -> what `show` gives: of a study job itself; of a series job its own series', or all by series."""
+    def _outcomes(self, job: Mapping[Any, Any]) -> dict[str, Any]:
+        """Name of a dependency -> how it ended, or why it never ran."""
+        named = {self._by_id[job_id]["job_name"]: None for job_id in job["dependencies"]}
+        named |= dict.fromkeys(name for name in job["settings"]["dependsOn"] if name in self.by_name)
         seen: dict[str, Any] = {}
-        for name, rows in self._by_name.items():
-            if rows[0]["series_id"] is None:
-                value = show(rows[0])
-            elif series_id is not None:
-                value = next((show(row) for row in rows if row["series_id"] == series_id), None)
-            else:
-                each = {row["series_id"]: shown for row in rows if (shown := show(row)) is not None}
-                value = _together(rows, each) if show is _outcome else each or None
-            if value is not None:
-                seen[name] = value
+        for name in named:
+            rows = self.by_name[name]
+            own = [row for row in rows if row["series_id"] in (None, job["series_id"])]
+            if job["series_id"] is None and rows[0]["series_id"] is not None:
+                seen[name] = _together(rows)
+            elif own:
+                seen[name] = _outcome(own[0])
         return seen
 
-    def _inputs(self, job: RowMapping) -> dict[str, Any]:
+    def _inputs(self, job: Mapping[Any, Any]) -> dict[str, Any]:
         """Job name -> folder of its results below DATA, of finished dependencies."""
         found: dict[str, Any] = {}
         for job_id in job["dependencies"]:
@@ -131,19 +145,15 @@ def result_folder(job: Mapping[Any, Any]) -> str:
     return f"{folder}/{job['series_id']}" if job["series_id"] else folder
 
 
-def _injected(job: RowMapping) -> dict[str, Any] | None:
-    return job["injected"] or None
-
-
-def _outcome(job: RowMapping) -> dict[str, Any]:
+def _outcome(job: Mapping[Any, Any]) -> dict[str, Any]:
     return {"state": job["state"] or job["verdict"], "reason": job["reason"]}
 
 
-def _together(rows: Sequence[RowMapping], each: dict[str, Any]) -> dict[str, Any]:
+def _together(rows: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
     """A series job's outcomes as a study job sees them: one state for all, and each series' own."""
     states = [row["state"] or row["verdict"] for row in rows if row["verdict"] == Verdict.SCHEDULED] or [
         row["state"] or row["verdict"] for row in rows
     ]
     worst = next((state for state in states if state != JobState.FINISHED), JobState.FINISHED)
     reason = next((row["reason"] for row in rows if (row["state"] or row["verdict"]) == worst), None)
-    return {"state": str(worst), "reason": reason, "series": each}
+    return {"state": str(worst), "reason": reason, "series": {row["series_id"]: _outcome(row) for row in rows}}

@@ -1,6 +1,7 @@
 """What workers report, taken into the ledger: an attempt started, an attempt ended. Each attempt ends once."""
 
 import random
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection
@@ -66,7 +67,7 @@ def end(
     settings = JobSettings.from_json(job["settings"])
     tries = Tries(job["failures"], job["transients"], job["losses"])
     judgement = judge(outcome, tries, settings.retry, random.random())  # noqa: S311 - jitter, no secret
-    values = {
+    values: dict[str, Any] = {
         "exit_reason": outcome.exitReason,
         "error": _clean(outcome.error, _LINE),
         "traceback": _clean(outcome.traceback, _TEXT),
@@ -78,7 +79,7 @@ def end(
     if attempt["started_at"] is None:
         values["started_at"] = min((moments[0] for moments in outcome.phases.values()), default=None)
     attempts.end(db, attempt_id, judgement.attempt, values, now=now)
-    job_values = {"state": judgement.job, "reason": _clean(judgement.reason, _LINE)}
+    job_values: dict[str, Any] = {"state": judgement.job, "reason": _clean(judgement.reason, _LINE)}
     if judgement.counter:
         job_values[judgement.counter] = job[judgement.counter] + 1
     if judgement.job is JobState.RETRYING:

@@ -144,7 +144,7 @@ class PlanningChild:
         self.study_id = task.study_id
         self.began = time.monotonic()
         self.connection, theirs = _context.Pipe(duplex=False)
-        self._process: BaseProcess = _context.Process(target=_child, args=(theirs, task), daemon=True)  # type: ignore[assignment]
+        self._process: BaseProcess = _context.Process(target=_child, args=(theirs, task), daemon=True)
         self._process.start()
         theirs.close()
 

@@ -1,16 +1,43 @@
-"""One plan taken as far as it goes now, inside the caller's transaction."""
+"""One plan taken as far as it goes now: what may run, what never will, and what that makes of its study."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
 
 from dcm_processor.advance import Node, advance
-from sqlalchemy import Connection, RowMapping
-
 from dcm_processor.ledger import attempts, plans, studies
 from dcm_processor.vocabulary import JobState, OnDependencyFailure, Stage, StudyState, Verdict
 
+JobRow = Mapping[Any, Any]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done about a plan's jobs (by id), and where its study then stands."""
+
+    ready: list[str]
+    skipped: tuple[tuple[str, str], ...]
+    ended: bool
+    study: StudyState
+    reason: str | None
+
+
+def decide(jobs: Sequence[JobRow], *, blocked: bool) -> Decision:
+    """Pure; `jobs` in plan order, `blocked` while an earlier plan of the study still runs something."""
+    scheduled = [job for job in jobs if job["verdict"] == Verdict.SCHEDULED]
+    states = {job["job_id"]: JobState(job["state"]) for job in scheduled}
+    decided = advance([_node(job) for job in scheduled], states)
+    ready = [] if blocked else list(decided.ready)
+    states |= dict.fromkeys((job_id for job_id, _ in decided.skipped), JobState.SKIPPED)
+    ended = not decided.ready and all(state.ended for state in states.values())
+    study, reason = _verdict(jobs, states) if ended else (StudyState.RUNNING, None)
+    return Decision(ready, decided.skipped, ended, study, reason)
+
 
 def progress(db: Connection, plan_id: str, *, now: float) -> list[str]:
-    """Skip what will never run, queue what may run now, and end the plan when all has ended.
+    """Skip what will never run, queue what may run now, and end the plan when all has ended; in one transaction.
 
     Returns the ids of the jobs whose new attempts are to be enqueued once the transaction is on the disk. Doing it
     again changes nothing.
@@ -19,28 +46,17 @@ def progress(db: Connection, plan_id: str, *, now: float) -> list[str]:
     if plan is None or not plan["active"]:
         return []
     jobs = plans.jobs_of(db, plan_id)
-    scheduled = [job for job in jobs if job["verdict"] == Verdict.SCHEDULED]
-    states = {job["job_id"]: JobState(job["state"]) for job in scheduled}
-    decided = advance([_node(job) for job in scheduled], states)
-    attempts.skip(db, decided.skipped, now=now)
-    states |= dict.fromkeys((job_id for job_id, _ in decided.skipped), JobState.SKIPPED)
-    ready: list[RowMapping] = []
-    if decided.ready and not plans.predecessor_runs(db, plan["study_id"], plan_id):
-        by_id = {job["job_id"]: job for job in scheduled}
-        ready = [by_id[job_id] for job_id in decided.ready]
-        attempts.queue(db, ready, now=now)
-        states |= {job["job_id"]: JobState.QUEUED for job in ready}
-    if all(state.ended for state in states.values()):
-        if plan["ended_at"] is None:
-            plans.end(db, plan_id, now=now)
-        state, reason = _verdict(jobs, states)
-        studies.set_state(db, plan["study_id"], state, reason=reason, now=now)
-    else:
-        studies.set_state(db, plan["study_id"], StudyState.RUNNING, now=now)
-    return [job["job_id"] for job in ready]
+    decision = decide(jobs, blocked=plans.predecessor_runs(db, plan["study_id"], plan_id))
+    attempts.skip(db, decision.skipped, now=now)
+    ready = set(decision.ready)
+    attempts.queue(db, [job for job in jobs if job["job_id"] in ready], now=now)
+    if decision.ended and plan["ended_at"] is None:
+        plans.end(db, plan_id, now=now)
+    studies.set_state(db, plan["study_id"], decision.study, reason=decision.reason, now=now)
+    return decision.ready
 
 
-def _node(job: RowMapping) -> Node:
+def _node(job: JobRow) -> Node:
     settings = job["settings"]
     return Node(
         job_id=job["job_id"],
@@ -51,7 +67,7 @@ def _node(job: RowMapping) -> Node:
     )
 
 
-def _verdict(jobs: Sequence[RowMapping], states: dict[str, JobState]) -> tuple[StudyState, str | None]:
+def _verdict(jobs: Sequence[JobRow], states: Mapping[str, JobState]) -> tuple[StudyState, str | None]:
     """A study failed where a job failed, was cancelled, or could not be decided about."""
     bad = [
         job["job_name"]

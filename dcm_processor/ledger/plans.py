@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, func, insert, select, update
 
+from dcm_processor import identity
 from dcm_processor.ledger.schema import attempts, jobs, plans, studies
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
 
@@ -28,28 +29,48 @@ def next_run(db: Connection, study_id: str, revision: str) -> int:
     return int(db.execute(query).scalar_one() or 0) + 1
 
 
-def add(db: Connection, plan: Mapping[str, Any], job_rows: Sequence[Mapping[str, Any]], *, now: float) -> list[str]:
-    """Make a plan the active one of its study; returns queued attempts of its predecessors, now unwanted.
+def supersede(db: Connection, study_id: str, plan_id: str, *, now: float) -> list[str]:
+    """Make room for `plan_id`: what earlier plans of the study have not started never will be.
 
-    What predecessors had not started is superseded; what runs there ends first (see `predecessor_runs`).
+    Returns their queued attempts, now unwanted. What runs there ends first (see `predecessor_runs`).
     """
-    study_id = plan["study_id"]
     older = select(jobs.c.job_id).where(jobs.c.study_id == study_id, jobs.c.state.in_(_NOT_STARTED))
     unwanted = drop_attempts(
-        db, db.execute(older).scalars().all(), JobState.SUPERSEDED, f"superseded by {plan['plan_id']}", now=now
+        db, db.execute(older).scalars().all(), JobState.SUPERSEDED, f"superseded by {plan_id}", now=now
     )
     db.execute(
         update(plans)
         .where(plans.c.study_id == study_id, plans.c.active)
         .values(active=False, ended_at=func.coalesce(plans.c.ended_at, now))
     )
+    return unwanted
+
+
+def add(db: Connection, plan: Mapping[str, Any], job_rows: Sequence[Mapping[str, Any]], *, now: float) -> None:
+    """Make a plan the active one of its study (see `supersede`); jobs that are queued get their first attempt."""
     db.execute(insert(plans).values(**plan, created_at=now, active=True))
     if job_rows:
         db.execute(insert(jobs), [dict(row) for row in job_rows])
+    queued = [row for row in job_rows if row["state"] == JobState.QUEUED]
+    if queued:
+        db.execute(
+            insert(attempts),
+            [
+                {
+                    "attempt_id": identity.attempt_id(row["job_id"], row["attempt"]),
+                    "job_id": row["job_id"],
+                    "attempt": row["attempt"],
+                    "state": AttemptState.QUEUED,
+                    "queued_at": now,
+                }
+                for row in queued
+            ],
+        )
     db.execute(
-        update(studies).where(studies.c.study_id == study_id).values(active_plan_id=plan["plan_id"], changed_at=now)
+        update(studies)
+        .where(studies.c.study_id == plan["study_id"])
+        .values(active_plan_id=plan["plan_id"], changed_at=now)
     )
-    return unwanted
 
 
 def drop_attempts(db: Connection, ids: Sequence[str], state: JobState, reason: str, *, now: float) -> list[str]:

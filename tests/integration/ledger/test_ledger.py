@@ -68,7 +68,9 @@ def add_plan(ledger: Ledger, run: int, names: list[str], now: float = 100.0) -> 
             "headers": {"StudyDate": "20260101"}, "selected": ["*"], "instances": {"s1": ["i1", "i2"]}, "faults": None,
         }  # fmt: skip
         rows = [job_row(plan_id, name, position, created_at=now) for position, name in enumerate(names)]
-        return plan_id, plans.add(db, plan, rows, now=now)
+        unwanted = plans.supersede(db, STUDY, plan_id, now=now)
+        plans.add(db, plan, rows, now=now)
+        return plan_id, unwanted
 
 
 def test_migrating_twice_is_harmless_and_gives_the_schema_of_the_code(ledger: Ledger) -> None:

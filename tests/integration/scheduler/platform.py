@@ -1,0 +1,130 @@
+"""A platform for tests: a real ledger, Valkey and Orthanc, a real controller, and a worker that does as it is told."""
+
+import json
+import textwrap
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from dcm_processor.ledger import Ledger
+from dcm_processor.outcome import Outcome
+from dcm_processor.settings import Settings
+from dcm_processor.store import Store
+from dcm_processor.transport import Order, Report, Transport
+from dcm_processor.vocabulary import EventKind, ExitReason
+from scheduler.controller import Controller
+from tests.servers import OrthancServer, ValkeyServer
+from tests.waiting import wait_until
+
+
+class Platform:
+    """BASEDIR and its controller; `with` runs the controller in a thread."""
+
+    def __init__(self, basedir: Path, valkey: ValkeyServer, orthanc: OrthancServer, **settings: Any) -> None:
+        self.settings = Settings(
+            MODE="local",
+            BASEDIR=basedir,
+            REDIS_URL=valkey.url,
+            ORTHANC_REST_URL=orthanc.url,
+            ORTHANC_REST_PASSWORD=orthanc.password,
+            CALLBACK_TIMEOUT=2,
+            **settings,
+        )
+        basedir.mkdir(parents=True, exist_ok=True)
+        self.ledger = Ledger(self.settings.database_url)
+        self.ledger.migrate()
+        self.transport = Transport(valkey.url)
+        self.store = Store.of(self.settings)
+        self._controller: Controller | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        self._controller = Controller(self.settings)
+        self._thread = threading.Thread(target=self._controller.run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._controller is not None and self._thread is not None:
+            self._controller.stop()
+            self._thread.join(20)
+            assert not self._thread.is_alive(), "the controller did not stop"
+
+    def install(self, name: str, jobs: list[dict[str, Any]], callback: str, folder: Path) -> None:
+        """Install a service whose registry holds `callback` as source text, and whose worker does nothing."""
+        source = folder / name
+        (source / "registry").mkdir(parents=True, exist_ok=True)
+        (source / "module").mkdir(exist_ok=True)
+        entries = [{"worker": f"{name}.work", "callback": f"{name}.applies", **job} for job in jobs]
+        (source / "registry" / "settings.json").write_text(json.dumps(entries))
+        (source / "registry" / "__init__.py").write_text(textwrap.dedent(callback))
+        (source / "module" / "__init__.py").write_text("def work(**kwargs):\n    pass\n")
+        self.store.install(name, source)
+
+    def announce(self, study_id: str) -> None:
+        """What the hook's handler does."""
+        self.ledger.record_event(EventKind.STABLE, study_id)
+        self.transport.wake("test")
+
+    def study(self, study_id: str) -> dict[str, Any]:
+        return self.ledger.study(study_id) or {"state": None, "plans": []}
+
+    def wait_for(self, study_id: str, state: str, seconds: float = 20) -> dict[str, Any]:
+        wait_until(lambda: self.study(study_id)["state"] == state, seconds, f"{study_id} is {state}")
+        return self.study(study_id)
+
+    def jobs(self, study_id: str) -> dict[str, Mapping[str, Any]]:
+        """The active plan's jobs by name (and series)."""
+        study = self.study(study_id)
+        plan = next((plan for plan in study["plans"] if plan["active"]), {"jobs": []})
+        return {job["jobName"] + (f"/{job['seriesId']}" if job["seriesId"] else ""): job for job in plan["jobs"]}
+
+    def states(self, study_id: str) -> dict[str, str]:
+        return {name: job["state"] or job["verdict"] for name, job in self.jobs(study_id).items()}
+
+
+class HandWorker:
+    """Takes attempts off a queue and says how they ended."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.transport = platform.transport
+        self.data = platform.settings.data
+
+    def pop(self, queue: str = "default", seconds: float = 20) -> str:
+        """The next attempt's id, as a worker's BLPOP gets it."""
+        with redis.Redis.from_url(self.transport.url) as client:
+            rq = Queue(queue, connection=client, serializer=JSONSerializer)
+            return str(wait_until(rq.pop_job_id, seconds, f"an attempt on {queue}"))
+
+    def report(self, attempt_id: str, kind: str = "started", outcome: Outcome | None = None) -> Report:
+        return Report(kind, attempt_id, f"hand/{attempt_id}", "hand", "here", outcome.to_json() if outcome else {})
+
+    def start(self, queue: str = "default") -> Order:
+        attempt_id = self.pop(queue)
+        found = self.transport.order(attempt_id)
+        assert found is not None
+        assert self.transport.claim(self.report(attempt_id))
+        return found[0]
+
+    def end(self, attempt_id: str, reason: ExitReason = ExitReason.DONE, **values: Any) -> None:
+        self.transport.report(self.report(attempt_id, "outcome", Outcome(reason, **values)))
+
+    def run(self, queue: str = "default", text: str = "done") -> Order:
+        """Start the next attempt, write a file and finish."""
+        order = self.start(queue)
+        output = self.data / "attempts" / order.attemptId
+        output.mkdir(parents=True)
+        (output / "result.txt").write_text(text)
+        self.end(order.attemptId)
+        return order
