@@ -80,7 +80,7 @@ def _places(settings: Settings, state: State) -> Table:
     admin = f"admin, password in {_shown(secrets / 'orthanc_admin_password')}"
     if "DICOM_PORT" in ports:
         table.add_row(
-            "DICOM", f"port {ports['DICOM_PORT']}, AET {settings.DICOM_AET}", "stable after {state.stableAge} s"
+            "DICOM", f"port {ports['DICOM_PORT']}, AET {settings.DICOM_AET}", f"stable after {state.stableAge} s"
         )
         table.add_row("Orthanc", str(Address("127.0.0.1", ports["ORTHANC_PORT"])), admin)
     else:
