@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from dcm_processor import scanner
 from dcm_processor.dicomfiles import DicomFile, Found, Refusal, find_dicom
 from dcm_processor.errors import PermanentError
-from dcm_processor.scanner import Delivery, Peer, send
+from dcm_processor.scanner import Delivery, Peer
 from dcm_processor.settings import Settings, checkout_from_environment
 
 _NAMED = 5
@@ -41,7 +42,7 @@ class AeTitle(click.ParamType[str]):
 @click.option("--called", type=AeTitle(), help="Its AE title; without it DICOM_AET.")
 @click.option("--aet", type=AeTitle(), default="DCMSEND", show_default=True, help="Our own AE title.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON document on stdout.")
-def command(
+def send(
     paths: Sequence[Path], host: str | None, port: int | None, called: str | None, aet: str, *, as_json: bool
 ) -> None:
     """Send DICOM files, folders and zip archives to Orthanc or another peer by C-STORE.
@@ -66,7 +67,7 @@ def command(
     with _Shown(Console(stderr=True)) as shown:
         found = find_dicom(paths, shown.looked_at)
         shown.sending(len(found.files), peer)
-        delivery = send(found.files, peer, shown.dealt_with)
+        delivery = scanner.send(found.files, peer, shown.dealt_with)
     rejected = [*found.rejected, *delivery.rejected]
     if as_json:
         click.echo(json.dumps(_document(peer, found, delivery, rejected), indent=2))
