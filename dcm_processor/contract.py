@@ -40,9 +40,7 @@ MAX_INJECTED = 1_000_000
 """Characters, about, that a callback's dict may hold: it is kept with the plan and sent to every attempt."""
 
 _KEYWORD = re.compile(r"[A-Z][A-Za-z0-9]*")
-_OURS = frozenset(
-    {"NumberOfInstances"}
-)  # looks like a DICOM keyword, but every series has it, whatever is selected
+_OURS = frozenset({"NumberOfInstances"})  # looks like a DICOM keyword, but every series has it, whatever is selected
 _ORTHANC_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 
 
@@ -147,9 +145,7 @@ class AddedParams(dict):  # type: ignore[type-arg]
         for job in jobs:
             for key, value in super().__getitem__(job).items():
                 before = merged.get(key)
-                of_a_series = (
-                    isinstance(before, dict) and isinstance(value, dict) and _ORTHANC_ID.fullmatch(key)
-                )
+                of_a_series = isinstance(before, dict) and isinstance(value, dict) and _ORTHANC_ID.fullmatch(key)
                 merged[key] = {**before, **value} if of_a_series else value  # type: ignore[dict-item]
         return merged
 
@@ -259,9 +255,7 @@ def _python_files(package: ModuleType) -> list[Path]:
     return sorted(path for place in places for path in place.glob("*.py") if path.name != "__init__.py")
 
 
-_DEFINITION = re.compile(
-    rb"^(?:(?:async[ \t]+)?def|class)[ \t]+(\w+)|^(\w+)[ \t]*(?::[^=\n]*)?=(?!=)", re.MULTILINE
-)
+_DEFINITION = re.compile(rb"^(?:(?:async[ \t]+)?def|class)[ \t]+(\w+)|^(\w+)[ \t]*(?::[^=\n]*)?=(?!=)", re.MULTILINE)
 
 
 def _defined(path: Path) -> set[str]:
@@ -298,18 +292,14 @@ def call(function: Callable[..., Any], **offered: Any) -> Any:
             given = dict(offered)
         elif parameter.kind is parameter.POSITIONAL_ONLY:
             if parameter.default is parameter.empty:
-                raise TypeError(
-                    f"{_name(function)} takes {name!r} by position, but gets it by name: drop the '/'"
-                )
+                raise TypeError(f"{_name(function)} takes {name!r} by position, but gets it by name: drop the '/'")
         elif parameter.kind is not parameter.VAR_POSITIONAL:
             if name in offered:
                 given[name] = offered[name]
             elif parameter.default is parameter.empty:
                 nearest = difflib.get_close_matches(name.replace("_", ""), offered, 1)
                 hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-                raise TypeError(
-                    f"{_name(function)} requires {name!r}; it can have {', '.join(offered)}{hint}"
-                )
+                raise TypeError(f"{_name(function)} requires {name!r}; it can have {', '.join(offered)}{hint}")
     return function(**given)
 
 
@@ -331,9 +321,7 @@ def interpret(returned: Any) -> tuple[bool, dict[str, Any]]:
     if isinstance(decision, (tuple, list)):
         if len(decision) != 2 or not isinstance(decision[1], dict):
             kinds = ", ".join(type(item).__name__ for item in decision[:3])
-            raise TypeError(
-                f"the callback returned ({kinds}{', …' if len(decision) > 3 else ''}); {_EXPECTED}"
-            )
+            raise TypeError(f"the callback returned ({kinds}{', …' if len(decision) > 3 else ''}); {_EXPECTED}")
         try:
             injected = _plain(decision[1], "the returned dict", [MAX_INJECTED])
         except RecursionError:
@@ -366,9 +354,7 @@ def _plain(value: Any, where: str, room: list[int]) -> Any:
     value = _unpacked(value)
     room[0] -= len(value) if isinstance(value, str) else 1
     if room[0] < 0:
-        raise TypeError(
-            f"the returned dict holds over {MAX_INJECTED:,} characters; let the worker write a file"
-        )
+        raise TypeError(f"the returned dict holds over {MAX_INJECTED:,} characters; let the worker write a file")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -384,9 +370,7 @@ def _plain(value: Any, where: str, room: list[int]) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{where}[{position}]", room) for position, item in enumerate(value)]
     if isinstance(value, dict):
-        return {
-            _key(key, where, room): _plain(item, f"{where}[{key!r}]", room) for key, item in value.items()
-        }
+        return {_key(key, where, room): _plain(item, f"{where}[{key!r}]", room) for key, item in value.items()}
     raise TypeError(f"{where} is {_kind(value)}; JSON has str, numbers, bool, None, list and dict only")
 
 

@@ -1,0 +1,296 @@
+"""Installed services on disk: versions side by side, one of them current.
+
+    REGISTRY/.versions/<service>/<digest>/    what callbacks run from          MODULES/.versions/… likewise, for workers
+    REGISTRY/<service>                        symlink to the current version    MODULES/<service>
+
+A version is written aside, brought to the disk, made unwritable and renamed into its place before the symlink
+in REGISTRY is replaced: at any moment, and after any crash, each service has one whole version. That symlink
+decides; the one in MODULES is for people and follows. A plan pins the digests it was made with, so nothing
+that runs is ever changed.
+"""
+
+import contextlib
+import os
+import py_compile
+import sys
+import uuid
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from dcm_processor import json_text, service_tree
+from dcm_processor.errors import ManifestError, ServiceError, UsageError
+from dcm_processor.manifest import (
+    MANIFEST,
+    Defaults,
+    Fault,
+    JobSettings,
+    ParsedManifest,
+    check_service_name,
+    parse_manifest,
+)
+from dcm_processor.names import did_you_mean
+from dcm_processor.registry import ServiceRegistry, combine, validate
+from dcm_processor.service_tree import PARTS
+from dcm_processor.settings import Settings
+from dcm_processor.version_links import VersionLinks
+
+KEPT = 3
+"""Versions kept for rollback beside the current one."""
+MAX_MANIFEST = 2 * json_text.LARGEST
+"""Bytes of a settings.json that are read: what is larger is refused, and this is enough to see that it is."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What an install came to; `changed` is False where this version already was the current one."""
+
+    digest: str
+    jobs: tuple[JobSettings, ...]
+    warnings: tuple[Fault, ...]
+    changed: bool
+
+
+@dataclass(frozen=True)
+class InstalledService:
+    """A service with its current version; `installed_at` is in seconds since the epoch, `versions` newest first."""
+
+    name: str
+    digest: str
+    installed_at: float
+    versions: tuple[str, ...]
+    jobs: tuple[JobSettings, ...]
+    faults: tuple[Fault, ...]
+
+
+class Store:
+    """The services under REGISTRY and MODULES.
+
+    Methods raise ServiceError where files cannot be read or written, and UsageError for what is no service's
+    name.
+    """
+
+    def __init__(self, registry: Path, modules: Path, defaults: Defaults) -> None:
+        self._files = VersionLinks({"registry": registry, "module": modules})
+        self._defaults = defaults
+        self._parsed: dict[tuple[str, str], ParsedManifest] = {}
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The store of an installation."""
+        defaults = Defaults(settings.DEFAULT_LEVEL, settings.DEFAULT_PRIORITY, settings.QUEUES)
+        return cls(settings.registry, settings.modules, defaults)
+
+    # -- reading
+
+    def load(self) -> ServiceRegistry:
+        """All current versions; what is wrong with one is among the faults, and the others are there all the same."""
+        with _files("the services cannot be read"):
+            current, odd = self._files.current()
+            self._files.repair(current)
+        registry = combine([(name, digest, self._manifest(name, digest)) for name, digest in current.items()])
+        faults = [Fault(name, str(self._files.link("registry", name)), "", reason) for name, reason in odd.items()]
+        return replace(registry, faults=(*registry.faults, *faults))
+
+    def services(self) -> list[InstalledService]:
+        """Every service by name; one that cannot be used has faults, and where it has no version "" for a digest."""
+        registry = self.load()
+        with _files("the services cannot be read"):
+            current, odd = self._files.current()
+            return [
+                InstalledService(
+                    name=name,
+                    digest=current.get(name, ""),
+                    installed_at=self._files.link("registry", name).lstat().st_mtime,
+                    versions=tuple(self._files.versions(name)),
+                    jobs=tuple(job.settings for job in registry.of_service(name)),
+                    faults=tuple(fault for fault in registry.faults if fault.service == name),
+                )
+                for name in sorted({*current, *odd})
+            ]
+
+    def installed_digest(self, name: str) -> str:
+        """The current version of a service.
+
+        Raises ServiceError where it is not installed, with the nearest name that is.
+        """
+        check_name(name)
+        self._files.refuse_foreign(name)
+        current, _ = self._files.current()
+        if name not in current:
+            raise ServiceError(f"no service {name} is installed{did_you_mean(name, current)}")
+        return current[name]
+
+    def registry_folder(self, service: str, digest: str) -> Path:
+        """Where the callbacks of a version lie, if it is here."""
+        return self._files.version("registry", service, digest)
+
+    def module_folder(self, service: str, digest: str) -> Path:
+        """Where the worker functions of a version lie, if it is here."""
+        return self._files.version("module", service, digest)
+
+    def registry_folders(self, digests: Mapping[str, str]) -> dict[str, Path]:
+        """The registry folder of each service, in the version given."""
+        return {service: self.registry_folder(service, digest) for service, digest in digests.items()}
+
+    # -- changing
+
+    def install(self, name: str, source: Path) -> Installed:
+        """Make a copy of `source` the current version of a service, unless it already is.
+
+        Raises ServiceError where `source` is no service or files cannot be written, and ManifestError with
+        all that is wrong with its settings.json or with all services together as they would be. Nothing has
+        changed then.
+        """
+        check_name(name)
+        service_tree.check_source(source, name)
+        with _files(f"service {name} is not installed"), self._files.locked(), self._files.staging() as staged:
+            self._files.refuse_foreign(name)
+            service_tree.copy({part: source / part for part in PARTS}, staged)
+            digest = service_tree.digest(staged)
+            manifest = _read_manifest(name, staged["registry"], self._defaults)
+            found = [*manifest.warnings, *self._check(name, digest, manifest), *_compile(name, staged["registry"])]
+            before, _ = self._files.current()
+            self._files.place(name, digest, staged)
+            self._files.point(name, digest)
+        return Installed(digest, manifest.jobs, tuple(found), changed=before.get(name) != digest)
+
+    def remove(self, name: str) -> None:
+        """Make a service no longer current; its versions stay for plans that pin them, until `collect`.
+
+        Raises ServiceError where it is not installed.
+        """
+        check_name(name)
+        with _files(f"service {name} is not removed"), self._files.locked():
+            self.installed_digest(name)
+            self._files.unpoint(name)
+
+    def backup(self, name: str, target: Path) -> Path:
+        """Write the current version to `target`/`name`, as a source that installs again to the same digest.
+
+        A folder of that name must not be there, unless it holds just that. Returns it; raises ServiceError.
+        """
+        check_name(name)
+        place, target = target.absolute() / name, target.absolute()
+        self._files.refuse_inside(target)
+        with _files(f"service {name} is not backed up"), self._files.locked():
+            digest = self.installed_digest(name)
+            if os.path.lexists(place):
+                if _digest_of_source(place) == digest:
+                    return place
+                raise ServiceError(f"{place} is there and holds something else; move it away or name another folder")
+            target.mkdir(parents=True, exist_ok=True)
+            partial = target / f".{name}.{uuid.uuid4().hex}.partial"
+            folders = {part: partial / part for part in PARTS}
+            try:
+                service_tree.copy({part: self._files.version(part, name, digest) for part in PARTS}, folders)
+                if service_tree.digest(folders) != digest:
+                    raise ServiceError(f"the installed files of {name} were changed; install it again from its source")
+                service_tree.sync_tree(partial)
+                partial.rename(place)
+                service_tree.sync(target)
+            finally:
+                if partial.exists():
+                    service_tree.remove(partial)
+        return place
+
+    def collect(self, pinned: Collection[tuple[str, str]] = ()) -> list[tuple[str, str]]:
+        """Delete versions nobody needs: not current, not among the three before it, not pinned by a plan.
+
+        Of a removed service only pinned versions stay. Returns (service, digest) of each that was deleted.
+        """
+        deleted: list[tuple[str, str]] = []
+        with _files("old versions are not deleted"), self._files.locked():
+            current, odd = self._files.current()
+            for name in self._files.known():
+                kept = {digest for service, digest in pinned if service == name}
+                versions = self._files.versions(name)
+                if name in current:
+                    others = [digest for digest in versions if digest != current[name]]
+                    kept |= {current[name], *others[:KEPT]}
+                for digest in versions:
+                    if digest not in kept and name not in odd:
+                        self._files.discard(name, digest)
+                        deleted.append((name, digest))
+        return deleted
+
+    # -- settings.json
+
+    def _manifest(self, name: str, digest: str) -> ParsedManifest:
+        if (name, digest) not in self._parsed:
+            try:
+                manifest = _read_manifest(name, self.registry_folder(name, digest), self._defaults)
+            except OSError as error:
+                return ParsedManifest((), (Fault(name, MANIFEST, "", f"cannot be read: {error.strerror}"),))
+            self._parsed[name, digest] = manifest
+        return self._parsed[name, digest]
+
+    def _check(self, name: str, digest: str, manifest: ParsedManifest) -> list[Fault]:
+        """What is odd with all services together, were this one installed.
+
+        Raises ManifestError for what is wrong with it, or would be with them because of it.
+        """
+        current, _ = self._files.current()
+        others = [(other, known, self._manifest(other, known)) for other, known in current.items() if other != name]
+        before, after = combine(others), combine([*others, (name, digest, manifest)])
+        wrong, odd = validate(after)
+        known_faults = {*before.faults, *validate(before)[0]}
+        faults = [*manifest.faults, *(fault for fault in [*after.faults, *wrong] if fault not in known_faults)]
+        if faults:
+            lines = dict.fromkeys(str(fault) for fault in faults)
+            raise ManifestError("; ".join(lines) if len(lines) == 1 else "\n".join([f"{len(lines)} faults:", *lines]))
+        return [fault for fault in odd if fault.service == name]
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError for what cannot be a service's name."""
+    try:
+        check_service_name(name)
+    except ManifestError as error:
+        raise UsageError(str(error)) from None
+
+
+def _read_manifest(name: str, folder: Path, defaults: Defaults) -> ParsedManifest:
+    path = folder / "settings.json"
+    if not path.exists():
+        return ParsedManifest((), (Fault(name, MANIFEST, "", "is missing; it says which jobs the service has"),))
+    with path.open("rb") as file:
+        return parse_manifest(file.read(MAX_MANIFEST), name, defaults)
+
+
+def _compile(name: str, folder: Path) -> list[Fault]:
+    """Compile a registry folder's Python, so that the scheduler need not for each study.
+
+    Returns what does not compile.
+    """
+    odd = []
+    for path in sorted(folder.rglob("*.py")):
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                py_compile.compile(
+                    str(path), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+                )
+        except py_compile.PyCompileError as error:
+            version = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+            reason = f"{version} cannot read it, its callbacks will fail: {error.exc_value}"
+            odd.append(Fault(name, f"registry/{path.relative_to(folder)}", "", reason))
+    return odd
+
+
+def _digest_of_source(folder: Path) -> str | None:
+    try:
+        return service_tree.digest({part: folder / part for part in PARTS})
+    except (OSError, ServiceError):
+        return None
+
+
+@contextlib.contextmanager
+def _files(what: str) -> Iterator[None]:
+    """Have the system's word on files as an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise ServiceError(f"{what}: {where}{error.strerror or error}") from None
