@@ -85,9 +85,11 @@ def find_dicom(paths: Iterable[Path], on_file: Callable[[], None] = lambda: None
     Raises UsageError where a path does not exist.
     """
     found = Found()
+    paths = list(paths)
     for path in paths:
         if not path.exists():
             raise UsageError(f"{path} does not exist; name files, folders or zip archives")
+    for path in paths:
         if path.is_dir():
             for inner in _walk(path, found):
                 on_file()

@@ -1,23 +1,22 @@
 """`dcm-processor send`: what a scanner does, from files, folders and zip archives."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from dcm_processor import scanner
+from dcm_processor.cli.context import settings
+from dcm_processor.cli.output import json_option, printable, show_json
 from dcm_processor.dicomfiles import DicomFile, Found, Refusal, find_dicom
 from dcm_processor.errors import PermanentError
 from dcm_processor.scanner import Delivery, Peer
-from dcm_processor.settings import Settings, checkout_from_environment
 
 _NAMED = 5
 """Files that are named for each reason; a folder of 10,000 wrong files has one reason."""
@@ -41,7 +40,7 @@ class AeTitle(click.ParamType[str]):
 @click.option("--port", type=click.IntRange(1, 65535), help="Its port; without it DICOM_PORT.")
 @click.option("--called", type=AeTitle(), help="Its AE title; without it DICOM_AET.")
 @click.option("--aet", type=AeTitle(), default="DCMSEND", show_default=True, help="Our own AE title.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON document on stdout.")
+@json_option
 def send(
     paths: Sequence[Path], host: str | None, port: int | None, called: str | None, aet: str, *, as_json: bool
 ) -> None:
@@ -57,11 +56,10 @@ def send(
       dcm-processor send study.zip
       dcm-processor send scans/2024 --host pacs.example.org --port 104 --called PACS
     """
-    settings = Settings.load(checkout_from_environment())
     peer = Peer(
-        host=host or urlsplit(settings.orthanc_url).hostname or "127.0.0.1",
-        port=port or settings.DICOM_PORT,
-        called=called or settings.DICOM_AET,
+        host=host or urlsplit(settings().orthanc_url).hostname or "127.0.0.1",
+        port=port or settings().DICOM_PORT,
+        called=called or settings().DICOM_AET,
         calling=aet,
     )
     with _Shown(Console(stderr=True)) as shown:
@@ -70,11 +68,11 @@ def send(
         delivery = scanner.send(found.files, peer, shown.dealt_with)
     rejected = [*found.rejected, *delivery.rejected]
     if as_json:
-        click.echo(json.dumps(_document(peer, found, delivery, rejected), indent=2))
+        show_json(_document(peer, found, delivery, rejected))
     else:
         _report(peer, found, delivery, rejected)
     if not found.files and not rejected:
-        raise PermanentError("there is nothing DICOM in what you named; nothing was sent")
+        raise PermanentError("nothing was sent: there is no DICOM file in what you named")
     raise SystemExit(1 if rejected else 0)
 
 
@@ -107,23 +105,23 @@ class _Shown:
 
 
 def _report(peer: Peer, found: Found, delivery: Delivery, rejected: Sequence[Refusal]) -> None:
-    out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
-    _list(err, "left out", found.left_out, "dim")
-    _list(err, "rejected", rejected, "red")
-    left_out = f", {len(found.left_out)} left out" if found.left_out else ""
-    out.print(f"{delivery.sent} sent to {peer}, {len(rejected)} rejected{left_out}")
+    _list("left out", found.left_out, dim=True)
+    _list("rejected", rejected, fg="red")
+    if found.files or rejected:
+        left_out = f", {len(found.left_out)} left out" if found.left_out else ""
+        click.echo(f"{delivery.sent} sent to {peer}, {len(rejected)} rejected{left_out}")
 
 
-def _list(console: Console, what: str, refusals: Iterable[Refusal], style: str) -> None:
+def _list(what: str, refusals: Iterable[Refusal], **style: Any) -> None:
     """Each reason once, with the first files it holds for."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for refusal in refusals:
         by_reason[refusal.reason].append(refusal.name)
     for reason, names in by_reason.items():
         for name in names[:_NAMED]:
-            console.print(Text(f"{what}: {name}: {reason}", style))
+            click.secho(f"{what}: {printable(name)}: {reason}", err=True, **style)
         if len(names) > _NAMED:
-            console.print(Text(f"{what}: {len(names) - _NAMED} more: {reason}", style))
+            click.secho(f"{what}: {len(names) - _NAMED} more: {reason}", err=True, **style)
 
 
 def _document(peer: Peer, found: Found, delivery: Delivery, rejected: Sequence[Refusal]) -> dict[str, object]:
