@@ -1,17 +1,16 @@
 """`dcm-processor stack`: local mode, up, down and status; run.sh is a thin wrapper around it."""
 
 import json
-import os
 import signal
 import sys
 from dataclasses import asdict
 
 import click
-from rich.console import Console
 
 from dcm_processor.cli import stack_display as display
+from dcm_processor.cli.context import settings
+from dcm_processor.errors import UsageError
 from dcm_processor.local.stack import Stack
-from dcm_processor.settings import Settings, checkout_from_environment
 
 
 class Scale(click.ParamType[int]):
@@ -35,23 +34,27 @@ def stack() -> None:
 @click.option("--scale", type=Scale(), help="How many workers; without it as many as run, 1 at a start.")
 @click.option("--demo", is_flag=True, help="Then send the sample studies and show what ran.")
 @click.option("--force", is_flag=True, help="The demo also where other studies or services are.")
-def up(scale: int | None, demo: bool, force: bool) -> None:
+@click.pass_context
+def up(ctx: click.Context, scale: int | None, demo: bool, force: bool) -> None:
     """Start what does not run, wait until all of it answers, and say what runs where."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C: nothing half-started stays
-    settings = Settings.load(checkout_from_environment())
-    with display.Progress(Console(stderr=True)) as progress:
-        done = Stack(settings).up(scale, demo=demo, watch=progress)
-    Console().print(display.summary(settings, done))
+    stack = Stack(settings())
+    with display.Progress(display.console(stderr=True)) as progress:
+        done = stack.up(scale, demo=demo, watch=progress)
+    display.console().print(display.summary(settings(), done))
     if demo:
-        options = ["--force"] * force + ["--started-by-us"] * done.started
-        sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, "-m", "dcm_processor.cli", "demo", *options])  # noqa: S606 - no shell
+        try:
+            ctx.invoke(_demo(), force=force, started_by_us=done.started, as_json=False)
+        except UsageError:  # it refused: a stack that was started for it alone, with its STABLE_AGE, must not stay
+            if done.started:
+                stack.down()
+            raise
 
 
 @stack.command()
 def down() -> None:
     """Stop everything; what waits and what ran is kept."""
-    ended = Stack(Settings.load(checkout_from_environment())).down()
+    ended = Stack(settings()).down()
     for process in ended.killed:
         click.echo(f"process {process.pid} ({process.name}) did not end by itself and was killed", err=True)
     click.echo("stopped; nothing is lost: the next start goes on" if ended.ran else "nothing runs")
@@ -61,7 +64,7 @@ def down() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(as_json: bool) -> None:
     """Say what runs; exit status 1 where nothing does."""
-    found = Stack(Settings.load(checkout_from_environment())).status()
+    found = Stack(settings()).status()
     if as_json:
         state, programs = found or (None, [])
         shown = {
@@ -73,5 +76,11 @@ def status(as_json: bool) -> None:
     elif found is None:
         click.echo("nothing runs; `bash run.sh --local` starts it")
     else:
-        Console().print(display.programs(*found))
+        display.console().print(display.programs(*found))
     raise SystemExit(0 if found else 1)
+
+
+def _demo() -> click.Command:
+    from dcm_processor.cli.demo import demo  # noqa: PLC0415 - DICOM and phantoms, half a second that only a demo needs
+
+    return demo

@@ -11,6 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from dcm_processor.cli.output import local_time
 from dcm_processor.local.health import Address
 from dcm_processor.local.stack import Up
 from dcm_processor.local.state import State
@@ -34,7 +35,7 @@ class Progress:
         for name, lack in parts.items():
             if lack is None and name not in self._answered:
                 self._answered.add(name)
-                self._console.print(f"{name} answers ({time.monotonic() - self._began:.1f} s)", highlight=False)
+                self._console.print(f"{name} answers ({time.monotonic() - self._began:.1f} s)")
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -56,44 +57,47 @@ def _parts(parts: Mapping[str, str | None]) -> RenderableType:
 
 def summary(settings: Settings, up: Up) -> RenderableType:
     """What runs where, where the passwords are, what may surprise, what to do next."""
-    return Group(_places(settings, up.state), *(Text(note, "yellow") for note in _notes(settings, up)), _next_steps())
+    notes = [Text(f"\n{note}", "yellow") for note in _notes(settings, up)]
+    return Group(_places(settings, up.state), *notes, _next_steps())
 
 
 def programs(state: State, found: Sequence[Status]) -> RenderableType:
     """The programs and what supervisord says of each."""
-    table = Table(title=f"local mode, started {state.startedAt}", title_justify="left", title_style="bold")
-    for column in ("program", "state", "process", "since"):
-        table.add_column(column)
+    table = _table("program", "state", "process", "since")
     for program in found:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(program.started)) if program.pid else ""
+        since = local_time(program.started) if program.pid else ""
         table.add_row(program.name, program.state.lower(), str(program.pid or ""), since)
-    return table
+    return Group(Text(f"local mode, started {local_time(state.startedAt)}", "bold"), table)
 
 
-def _places(settings: Settings, state: State) -> Table:
+def console(*, stderr: bool = False) -> Console:
+    """For people; a file or a pipe has no width of its own, and nothing is wrapped there."""
+    found = Console(stderr=stderr)
+    if not found.is_terminal:
+        found.width = 400
+    return found
+
+
+def _places(settings: Settings, state: State) -> Group:
     workers = f"{state.scale} worker" + "s" * (state.scale != 1)
-    table = Table(title=f"dcm-processor runs on this machine, {workers}", title_justify="left", title_style="bold")
-    for column in ("", "where", "log in"):
-        table.add_column(column, overflow="fold")
+    table = _table("", "where", "user", "password or token")
     ports = state.ports
-    secrets = settings.BASEDIR / "secrets"
-    admin = f"admin, password in {_shown(secrets / 'orthanc_admin_password')}"
     if "DICOM_PORT" in ports:
-        table.add_row(
-            "DICOM", f"port {ports['DICOM_PORT']}, AET {settings.DICOM_AET}", f"stable after {state.stableAge} s"
-        )
-        table.add_row("Orthanc", str(Address("127.0.0.1", ports["ORTHANC_PORT"])), admin)
+        table.add_row("DICOM", f"port {ports['DICOM_PORT']}, AET {settings.DICOM_AET}", "", "")
+        table.add_row("Orthanc", str(Address("127.0.0.1", ports["ORTHANC_PORT"])), "admin", "orthanc_admin_password")
     else:
-        table.add_row("Orthanc", f"{settings.orthanc_url} (not ours)", settings.ORTHANC_REST_USERNAME)
+        table.add_row("Orthanc, not ours", settings.orthanc_url, settings.ORTHANC_REST_USERNAME, "")
     dashboard = Address(settings.BIND_ADDRESS, ports["DASHBOARD_PORT"])
-    table.add_row("Dashboard", str(dashboard), f"admin, password in {_shown(secrets / 'dashboard_password')}")
-    scheduler = Address("127.0.0.1", ports["SCHEDULER_PORT"])
-    table.add_row("Scheduler", f"{scheduler}/api/v1", f"token in {_shown(secrets / 'scheduler_token')}")
+    table.add_row("Dashboard", str(dashboard), "admin", "dashboard_password")
+    table.add_row("API", f"{Address('127.0.0.1', ports['SCHEDULER_PORT'])}/api/v1", "", "scheduler_token")
     if "REDIS_PORT" in ports:
-        table.add_row("Redis", f"127.0.0.1:{ports['REDIS_PORT']}", f"password in {_shown(secrets / 'redis_password')}")
-    table.add_row("Results", _shown(settings.data / "results"), "")
-    table.add_row("Logs", _shown(settings.logs), "")
-    return table
+        table.add_row("Redis", f"127.0.0.1:{ports['REDIS_PORT']}", "", "redis_password")
+    return Group(
+        Text(f"dcm-processor runs on this machine, {workers}; a study is stable after {state.stableAge} s", "bold"),
+        table,
+        Text(f"\nPasswords and tokens are files in {shown_path(settings.BASEDIR / 'secrets')}"),
+        Text(f"Results come into {shown_path(settings.data / 'results')}, logs are in {shown_path(settings.logs)}"),
+    )
 
 
 def _notes(settings: Settings, up: Up) -> list[str]:
@@ -116,18 +120,25 @@ def _notes(settings: Settings, up: Up) -> list[str]:
     return notes
 
 
-def _next_steps() -> Table:
-    table = Table.grid(padding=(0, 3))
+def _next_steps() -> Group:
+    table = Table(box=None, padding=(0, 3, 0, 0), show_header=False)
     for command, what in (
         ("bash init.sh", "install the base services"),
         ("bash service.sh install NAME -p PATH", "install a service of yours"),
-        (f"{_shown(CHECKOUT / '.venv' / 'bin' / 'dcm-processor')} send PATH", "send DICOM files"),
+        (f"{shown_path(CHECKOUT / '.venv' / 'bin' / 'dcm-processor')} send PATH", "send DICOM files"),
         ("bash run.sh --local --down", "stop"),
     ):
         table.add_row(f"  {command}", Text(what, "dim"))
+    return Group(Text("\nNext:"), table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     return table
 
 
-def _shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
     """Relative to where the user stands, if it is below."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

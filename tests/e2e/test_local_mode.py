@@ -1,0 +1,222 @@
+"""run.sh --local, word for word, in a BASEDIR of its own: the ground that every other way to use it stands on."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from dcm_processor.local.processes import marked
+from dcm_processor.settings import CHECKOUT
+from tests.servers import free_port
+from tests.waiting import wait_until
+
+PORTS = ("DICOM_PORT", "ORTHANC_PORT", "REDIS_PORT", "SCHEDULER_PORT", "DASHBOARD_PORT")
+
+
+class Installation:
+    """A BASEDIR and ports that nothing else uses, for the scripts of this checkout."""
+
+    def __init__(self, basedir: Path) -> None:
+        self.basedir = basedir
+        self.settings = {"BASEDIR": str(basedir), **{key: str(free_port()) for key in PORTS}}
+
+    def bash(
+        self, script: str, *arguments: str, cwd: Path | None = None, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", CHECKOUT / script, *arguments],
+            cwd=cwd,
+            env={**os.environ, **self.settings, **env},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+    def up(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        done = self.bash("run.sh", "--local", *arguments, **env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def down(self) -> subprocess.CompletedProcess[str]:
+        return self.bash("run.sh", "--local", "--down")
+
+    def programs(self) -> dict[str, int]:
+        """The process number of each program."""
+        done = self.bash_cli("stack", "status", "--json")
+        return {program["name"]: program["pid"] for program in json.loads(done.stdout)["programs"]}
+
+    def bash_cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [CHECKOUT / ".venv/bin/dcm-processor", *arguments],
+            env={**os.environ, **self.settings},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def stack_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.basedir / "run" / "stack.json").read_text())
+        return found
+
+    def secret(self, name: str) -> str:
+        return (self.basedir / "secrets" / name).read_text().strip()
+
+    def orthanc(self, user: str, secret: str) -> int:
+        url = f"http://127.0.0.1:{self.settings['ORTHANC_PORT']}/system"
+        return requests.get(url, auth=(user, self.secret(secret)), timeout=5).status_code
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """Up with two workers, in a folder with a space."""
+    found = Installation(tmp_path_factory.mktemp("local mode") / "base dir")
+    try:
+        found.up("--scale", "worker=2")
+        yield found
+    finally:
+        found.down()
+        assert marked(found.basedir) == []
+
+
+def test_everything_runs_and_the_summary_says_where(installation: Installation) -> None:
+    done = installation.up()
+    for key in ("ORTHANC_PORT", "DASHBOARD_PORT", "SCHEDULER_PORT"):
+        assert f"http://127.0.0.1:{installation.settings[key]}" in done.stdout
+    assert "2 workers" in done.stdout
+    assert str(installation.basedir / "secrets") in done.stdout
+    assert "DICOM_BIND_ADDRESS" in done.stdout
+    assert set(installation.programs()) == {
+        "redis", "orthanc", "scheduler", "controller", "dashboard", "worker_00", "worker_01"
+    }  # fmt: skip
+
+
+def test_no_secret_is_shown_or_stands_in_a_command_line(installation: Installation) -> None:
+    done = installation.up()
+    secrets = {path.read_text().strip() for path in (installation.basedir / "secrets").iterdir()}
+    lines = [" ".join(psutil.Process(process.pid).cmdline()) for process in marked(installation.basedir)]
+    assert lines
+    assert not [secret for secret in secrets if secret in done.stdout + done.stderr or any(secret in x for x in lines)]
+
+
+def test_the_secrets_are_those_that_work(installation: Installation) -> None:
+    assert installation.orthanc("dcmproc", "orthanc_password") == 200
+    assert installation.orthanc("admin", "orthanc_admin_password") == 200
+    assert installation.orthanc("admin", "orthanc_password") == 401
+    ready = requests.get(f"http://127.0.0.1:{installation.settings['SCHEDULER_PORT']}/health/ready", timeout=5)
+    assert ready.status_code == 200
+
+
+def test_stack_json_tells_others_what_runs(installation: Installation) -> None:
+    said = installation.stack_json()
+    assert (said["mode"], said["scale"], said["stableAge"]) == ("local", 2, 60)
+    assert said["ports"] == {key: int(installation.settings[key]) for key in PORTS}
+
+
+def test_a_second_run_changes_nothing_that_runs(installation: Installation) -> None:
+    before = installation.programs()
+    began = time.monotonic()
+    installation.up()
+    assert time.monotonic() - began < 20
+    assert installation.programs() == before
+
+
+def test_scaling_leaves_all_others_running(installation: Installation) -> None:
+    before = installation.programs()
+    installation.up("--scale", "worker=3")
+    assert installation.stack_json()["scale"] == 3
+    more = installation.programs()
+    assert set(more) - set(before) == {"worker_02"}
+    assert {name: more[name] for name in before} == before
+    installation.up("--scale=worker=2")
+    assert installation.programs() == before
+
+
+def test_a_setting_that_changed_meanwhile_is_named_and_not_in_force(installation: Installation) -> None:
+    done = installation.up(STABLE_AGE="5")
+    assert "not in force: STABLE_AGE" in done.stdout
+    assert installation.stack_json()["stableAge"] == 60
+
+
+@pytest.mark.parametrize("program", ["redis", "orthanc", "scheduler", "controller", "dashboard", "worker_00"])
+def test_a_killed_program_comes_back_and_the_stack_is_healthy(installation: Installation, program: str) -> None:
+    pid = installation.programs()[program]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: installation.programs()[program] not in (0, pid), 30, f"{program} is started again")
+    installation.up()
+
+
+def test_down_stops_all_and_up_again_keeps_secrets(installation: Installation) -> None:
+    password = installation.secret("orthanc_password")
+    processes = marked(installation.basedir)
+    assert len(processes) > 7
+    done = installation.down()
+    assert (done.returncode, "stopped" in done.stdout) == (0, True)
+    assert marked(installation.basedir) == []
+    assert not [process for process in processes if psutil.pid_exists(process.pid)]
+    assert not (installation.basedir / "run" / "stack.json").exists()
+    again = installation.down()
+    assert (again.returncode, "nothing runs" in again.stdout) == (0, True)
+    installation.up("--scale", "worker=2")
+    assert installation.secret("orthanc_password") == password
+
+
+def test_after_supervisord_was_killed_a_start_cleans_up_and_comes_up(installation: Installation) -> None:
+    """As after a crash: socket, pid file and stack.json are there, and nobody is behind them."""
+    supervisord = int((installation.basedir / "run" / "supervisord.pid").read_text())
+    os.kill(supervisord, signal.SIGKILL)
+    installation.up("--scale", "worker=2")
+    assert installation.programs()["worker_01"]
+
+
+@pytest.fixture
+def another(tmp_path: Path) -> Iterator[Installation]:
+    found = Installation(tmp_path / "another")
+    yield found
+    found.down()
+    assert marked(found.basedir) == []
+
+
+def test_a_taken_port_is_named_before_anything_starts(another: Installation) -> None:
+    with socket.create_server(("127.0.0.1", int(another.settings["DASHBOARD_PORT"]))):
+        done = another.bash("run.sh", "--local")
+    assert done.returncode == 1
+    assert f"DASHBOARD_PORT={another.settings['DASHBOARD_PORT']}: taken by process {os.getpid()}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (another.basedir / "logs" / "supervisord.log").exists()
+
+
+def test_a_program_that_cannot_run_is_named_with_the_end_of_its_log_and_nothing_stays(another: Installation) -> None:
+    (another.basedir / "redis" / "appendonlydir").mkdir(parents=True)
+    (another.basedir / "redis" / "appendonlydir" / "appendonly.aof.manifest").write_text("nonsense\n")
+    done = another.bash("run.sh", "--local")
+    assert done.returncode == 1
+    assert "redis: ends again and again" in done.stderr
+    assert "AOF" in done.stderr
+    assert marked(another.basedir) == []
+    assert not (another.basedir / "run" / "stack.json").exists()
+
+
+def test_a_start_that_is_interrupted_leaves_nothing(another: Installation) -> None:
+    with subprocess.Popen(
+        ["bash", CHECKOUT / "run.sh", "--local"],
+        env={**os.environ, **another.settings},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as starting:
+        assert starting.stderr is not None
+        assert "redis answers" in starting.stderr.readline()
+        starting.send_signal(signal.SIGTERM)
+        starting.wait(60)
+    assert starting.returncode != 0
+    assert marked(another.basedir) == []
