@@ -29,10 +29,10 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from dashboard.password import USER, Answer, Gatekeeper
 from dashboard.problems import from_script, problem, wants_page
+from dcm_processor.errors import SettingsError
 
 SESSION_HOURS = 12
 
-_OPEN = frozenset({"health", "static", "access.login"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _PATH_HERE = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 
@@ -59,6 +59,14 @@ def install(app: Flask, gatekeeper: Gatekeeper, cookie_name: str) -> None:
     app.context_processor(lambda: {"csrf_token": csrf_token, "logged_in": "user" in session})
 
 
+def check_token() -> Response | None:
+    """Refuse what could change something unless it brings the session's token; runs after the guard."""
+    if request.method in _SAFE_METHODS or request.endpoint == "access.login" or _token_matches():
+        return None
+    detail = "The form is too old, or the request did not come from this page. Load the page again."
+    return problem(403, "Refused", detail)
+
+
 def csrf_token() -> str:
     """The session's token, which forms send back."""
     if "csrf" not in session:
@@ -80,14 +88,12 @@ class _Access:
 
     def guard(self) -> AnyResponse | None:
         """Runs before every request; an answer means that it goes no further."""
-        if request.endpoint in _OPEN:
+        if request.endpoint in ("health", "static"):
             return None
-        if "user" not in session and (refusal := self._basic()) is not None:
-            return refusal
-        if request.method not in _SAFE_METHODS and not _token_matches():
-            detail = "The form is too old, or the request did not come from this page. Load the page again."
-            return problem(403, "Refused", detail)
-        return None
+        self._gatekeeper.session_key()  # a password that cannot be read is said now, on a page without a session
+        if request.endpoint == "access.login":
+            return None
+        return None if "user" in session else self._basic()
 
     def login(self) -> AnyResponse:
         wanted = path_here(request.values.get("next"))
@@ -144,7 +150,10 @@ class _Sessions(SecureCookieSessionInterface):
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
         if self.get_cookie_name(app) not in request.cookies or request.path == "/health":
             return self.session_class()  # without deriving a key, so without touching the disk
-        return super().open_session(app, request)
+        try:
+            return super().open_session(app, request)
+        except SettingsError:  # nobody is logged in while there is no password; the guard says why
+            return self.session_class()
 
     def get_signing_serializer(self, app: Flask) -> URLSafeTimedSerializer:  # noqa: ARG002 - Flask's signature
         return URLSafeTimedSerializer(

@@ -36,6 +36,7 @@ def create_app(settings: Settings | None = None, *, ledger: studies.Source | Non
     access.install(app, gatekeeper, cookie_name=f"dcmproc_session_{settings.DASHBOARD_PORT}")
     studies.install(app, ledger or Ledger(settings.database_url, busy_timeout=5), settings)
     rq_pages.install(app, settings.redis_url)
+    app.before_request(access.check_token)  # the last: what is refused anyway has said why by now
     app.add_url_rule("/health", "health", lambda: jsonify(status="ok"))
     app.after_request(_protect)
     return app

@@ -65,8 +65,10 @@ def _ours(error: Exception) -> Response:
             "Try again in a moment."
         )
         return problem(503, "The ledger does not answer", detail)
-    if isinstance(error, SettingsError | TransientError):
-        return problem(503, "Not available now", str(error))
+    if isinstance(
+        error, SettingsError | TransientError
+    ):  # said to people who are not logged in, too: no more than that
+        return problem(503, "Not available now", "Something the dashboard needs cannot be had; its log says what.")
     return problem(500, "Something broke on our side", "The dashboard's log says what.")
 
 

@@ -8,7 +8,7 @@ Its blueprint is registered as it is; what must differ is changed for this appli
   worker is busy, and the job page unpickles a job's meta, that is, runs code of whoever writes to Redis. `_workers` and
   `_job` stand in for them.
 - It connects anew for each request, to a URL that it also shows, passwords masked by a pattern that misses some. Here
-  it is given one connection, and a label without user, password and query to show.
+  it is given one connection, and no URL.
 - Addresses that name no queue registry, page or job raise in its views; they are 404 here before they get there.
 - Its page frame (templates/rq_dashboard/base.html) is ours: same look and log-out as the other pages, a nonce on each
   script so that the content security policy can do without 'unsafe-inline', values escaped in its templates (they are
@@ -17,10 +17,11 @@ Its blueprint is registered as it is; what must differ is changed for this appli
 
 import re
 import secrets
+from collections.abc import Callable
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
+import structlog
 from flask import Flask, Response, abort, current_app, g, make_response, render_template, request, url_for
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -32,10 +33,13 @@ from rq.version import VERSION as RQ_VERSION
 from rq.worker import BaseWorker
 from rq_dashboard import web
 from rq_dashboard.version import VERSION as RQ_DASHBOARD_VERSION
+from werkzeug.exceptions import MethodNotAllowed
 
 from dashboard.problems import problem
 from dashboard.reading import TIMEOUT, ReadingRedis
 from dcm_processor.identity import split_attempt_id
+
+log = structlog.get_logger(__name__)
 
 PREFIX = "/rq"
 BLUEPRINT: str = web.blueprint.name
@@ -53,7 +57,7 @@ def install(app: Flask, redis_url: str) -> None:
     """Mount rq-dashboard under /rq, behind what guards the application already."""
     web.config.serializer = JSONSerializer
     app.config.update(
-        RQ_DASHBOARD_REDIS_URL=(label(redis_url),),
+        RQ_DASHBOARD_REDIS_URL=(),
         RQ_DASHBOARD_DISABLE_DELETE=True,
         RQ_DASHBOARD_POLL_INTERVAL=3000,
     )
@@ -67,21 +71,16 @@ def install(app: Flask, redis_url: str) -> None:
     app.before_request(_refuse_other_methods)
     app.register_blueprint(web.blueprint, url_prefix=PREFIX)
     app.before_request_funcs[BLUEPRINT].remove(web.push_rq_connection)
-    app.before_request_funcs[BLUEPRINT].append(_check_address)
+    app.before_request_funcs[BLUEPRINT].append(_check)
     for endpoint in app.view_functions:
         blueprint, _, name = endpoint.rpartition(".")
         if blueprint == BLUEPRINT and name not in _LOOKING:
-            app.view_functions[endpoint] = partial(_refuse, name)
+            app.view_functions[endpoint] = _refuse
     app.view_functions[f"{BLUEPRINT}.job_view"] = _job
     app.view_functions[f"{BLUEPRINT}.list_workers"] = web.jsonify(_workers)
+    for name in ("job_info", "list_jobs"):
+        app.view_functions[f"{BLUEPRINT}.{name}"] = partial(_readable, app.view_functions[f"{BLUEPRINT}.{name}"])
     app.context_processor(lambda: {"csp_nonce": csp_nonce})
-
-
-def label(redis_url: str) -> str:
-    """What pages may show of a Redis URL: scheme, host, port and path; no user, password or query."""
-    parts = urlsplit(redis_url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
 
 
 def csp_nonce() -> str:
@@ -101,11 +100,13 @@ def content_security_policy() -> str:
 
 
 def _refuse_other_methods() -> Response | None:
-    here = request.path == PREFIX or request.path.startswith(PREFIX + "/")
-    return _refuse("") if here and request.method not in ("GET", "HEAD") else None
+    if request.path != PREFIX and not request.path.startswith(PREFIX + "/"):
+        return None
+    looks = request.method in ("GET", "HEAD") and not isinstance(request.routing_exception, MethodNotAllowed)
+    return None if looks else _refuse(**request.view_args or {})
 
 
-def _refuse(_name: str, **arguments: Any) -> Response:
+def _refuse(**arguments: Any) -> Response:
     """403, with where to do it; `arguments` are what the address named."""
     job_id = "JOBID"
     if _RQ_ID.fullmatch(attempt := str(arguments.get("job_id", ""))):
@@ -123,8 +124,8 @@ def _refuse(_name: str, **arguments: Any) -> Response:
     )
 
 
-def _check_address() -> None:
-    """404 for what rq-dashboard's views would answer with an exception."""
+def _check() -> None:
+    """404 for what rq-dashboard's views answer with an exception; raises RedisError where Redis does not answer."""
     arguments = request.view_args or {}
     if arguments.get("instance_number", 0) != 0:
         abort(404)
@@ -138,6 +139,18 @@ def _check_address() -> None:
             abort(404)
     if not _RQ_ID.fullmatch(arguments.get("job_id", "any")):
         abort(404)
+    if request.endpoint not in (f"{BLUEPRINT}.static", f"{BLUEPRINT}.favicon"):
+        _connection().ping()  # its first page would answer 200 and "Connection Error"
+
+
+def _readable(view: Callable[..., Any], **arguments: Any) -> Any:
+    """A view's answer, or a word where somebody else put a job into our Redis that is not JSON."""
+    try:
+        return view(**arguments)
+    except ValueError as error:
+        log.warning("a job that is not JSON in Redis", address=request.path, kind=type(error).__name__)
+        detail = "Somebody put something into Redis that is not one of this platform's jobs (their values are JSON)."
+        return problem(404, "Not a job of ours", detail)
 
 
 def _job(instance_number: int, job_id: str) -> Response:
