@@ -1,0 +1,219 @@
+"""A worker as `python -m worker` starts it, with a real Valkey, and a test in the place of the controller."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from dcm_processor.outcome import Outcome
+from dcm_processor.settings import CHECKOUT, Settings
+from dcm_processor.store import Store
+from dcm_processor.transport import REPORTS, Order, PlanOrder, Report, Transport, parse_report
+from tests.servers import ValkeyServer
+from tests.waiting import wait_until
+from worker.environments import Environments
+from worker.reaper import family
+
+DIGEST = "0" * 32
+STUDY, SERIES = "study-1", "series-1"
+
+
+class Stand:
+    """One host's folders, its workers, and what the controller would do."""
+
+    def __init__(self, base: Path, valkey: ValkeyServer, envs: Path) -> None:
+        self.base = base
+        self.valkey = valkey
+        base.mkdir(parents=True)
+        (base / "envs").symlink_to(envs)
+        self.environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/"),
+            "LANG": "C.UTF-8",
+            "MODE": "local",
+            "BASEDIR": str(base),
+            "REDIS_URL": valkey.url,
+            "DATABASE_URL": "postgresql+psycopg://worker-must-not-know",
+            "ORTHANC_REST_URL": "http://127.0.0.1:9",
+            "ORTHANC_REST_PASSWORD": "orthanc-secret",
+            "WORKER_STOP_GRACE": "0.5",
+            **{key: value for key, value in os.environ.items() if key.startswith(("UV_", "SSL_CERT_"))},
+        }
+        self.settings = Settings(
+            BASEDIR=base, REDIS_URL=valkey.url, ORTHANC_REST_URL="http://127.0.0.1:9", ORTHANC_REST_PASSWORD="x"
+        )
+        self.transport = Transport(valkey.url)
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    # -- what is installed
+
+    def service(self, code: str, name: str = "svc", digest: str = DIGEST, **files: str) -> None:
+        """Install module code; its environment is empty unless `requirements` says otherwise."""
+        folder = Store.of(self.settings).module_folder(name, digest)
+        folder.mkdir(parents=True)
+        (folder / "job.py").write_text(textwrap.dedent(code))
+        (folder / "requirements.txt").write_text(files.pop("requirements", ""))
+        for stem, text in files.items():
+            (folder / f"{stem}.py").write_text(textwrap.dedent(text))
+
+    # -- what the controller does
+
+    def order(self, attempt_id: str = "job-1", worker: str = "svc.job.work", **values: Any) -> Order:
+        fields: dict[str, Any] = {
+            "attemptId": attempt_id, "jobId": attempt_id.rpartition("-")[0], "attempt": 1, "planId": "plan-1",
+            "studyId": STUDY, "seriesId": None, "jobName": "job", "service": worker.split(".")[0], "digest": DIGEST,
+            "worker": worker, "timeout": 60.0, "memory": None, "params": {}, "inputs": {}, "outcomes": {},
+        }  # fmt: skip
+        return Order(**(fields | values))
+
+    def plan(self, **values: Any) -> PlanOrder:
+        headers = {"patientId": "p", "studyId": STUDY, "seriesIds": [], "dcmpath": f"dicom/{STUDY}", "series": []}
+        fields: dict[str, Any] = {
+            "planId": "plan-1", "studyId": STUDY, "headers": headers, "selected": ["Modality"], "instances": {},
+        }  # fmt: skip
+        return PlanOrder(**(fields | values))
+
+    def enqueue(
+        self, attempt_id: str = "job-1", *, queue: str = "default", plan: PlanOrder | None = None, **values: Any
+    ) -> str:
+        """Lay down an order and put its attempt on a queue, as the controller does."""
+        self.transport.put_orders(plan or self.plan(), [self.order(attempt_id, **values)])
+        self.push(attempt_id, queue=queue)
+        return attempt_id
+
+    def push(self, attempt_id: str, queue: str = "default", function: str = "worker.run.run_attempt") -> None:
+        Queue(queue, connection=self.transport.redis, serializer=JSONSerializer).enqueue_call(
+            function, args=(attempt_id,), job_id=attempt_id, timeout=-1, result_ttl=500, failure_ttl=86400
+        )
+
+    def reports(self, attempt_id: str, kind: str) -> list[Report]:
+        entries = self.transport.read({REPORTS: "0"}, block_ms=1).get(REPORTS, [])
+        found = [parse_report(entry) for _, entry in entries]
+        return [report for report in found if report.attemptId == attempt_id and report.kind == kind]
+
+    def started(self, attempt_id: str = "job-1", seconds: float = 15) -> Report:
+        return wait_until(lambda: self.reports(attempt_id, "started"), seconds, f"{attempt_id} started")[0]
+
+    def outcome(self, attempt_id: str = "job-1", seconds: float = 20) -> Outcome:
+        """The attempt's outcome, waited for."""
+        found = wait_until(lambda: self.reports(attempt_id, "outcome"), seconds, f"outcome of {attempt_id}")
+        return Outcome.from_json(found[0].outcome)
+
+    def acknowledge(self, attempt_id: str = "job-1") -> None:
+        self.transport.forget_attempts([attempt_id], acknowledge=True)
+
+    def rq_job(self, attempt_id: str = "job-1") -> Job:
+        return Job.fetch(attempt_id, connection=self.transport.redis, serializer=JSONSerializer)
+
+    # -- what the host shows
+
+    def output(self, attempt_id: str = "job-1") -> Path:
+        return self.base / "data" / "attempts" / attempt_id
+
+    def spooled(self, attempt_id: str = "job-1") -> Path:
+        return self.base / "run" / "spool" / attempt_id
+
+    def log(self, attempt_id: str = "job-1") -> str:
+        return (self.spooled(attempt_id) / "log").read_text(errors="replace")
+
+    def written(self, name: str, attempt_id: str = "job-1", seconds: float = 15) -> str:
+        """What the job wrote into a file of its output folder, waited for."""
+        path = self.output(attempt_id) / name
+        return wait_until(lambda: path.read_text() if path.exists() else "", seconds, f"{path} is written")
+
+    def processes(self) -> dict[int, str]:
+        """Processes that a job of this stand started, or that run it."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal():
+                continue
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                ours = str(self.base).encode() in (entry / "environ").read_bytes() + command.encode()
+                if ours and "valkey" not in command and int(entry.name) != os.getpid():
+                    found[int(entry.name)] = command
+            except OSError:
+                continue
+        return found
+
+    # -- workers
+
+    def start(self, **environ: str) -> subprocess.Popen[bytes]:
+        """Start a worker."""
+        with (self.base / "worker.log").open("ab") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "worker"], cwd=CHECKOUT, env=self.environ | environ, stdout=log, stderr=log
+            )
+        self.workers.append(worker)
+        return worker
+
+    def worker_log(self) -> list[dict[str, Any]]:
+        lines = (self.base / "worker.log").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def logged(self, message: str, seconds: float = 15) -> dict[str, Any]:
+        """A line of the worker's log, waited for."""
+        return wait_until(
+            lambda: next((line for line in self.worker_log() if message in line.get("message", "")), None) or {},
+            seconds,
+            message,
+        )
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.kill()
+            worker.wait(10)
+        wait_until(lambda: not self.processes(), 10, "nothing of the stand's jobs lives on")
+        self.transport.close()
+
+
+@pytest.fixture(scope="session")
+def shared_envs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Environments are made once for all tests; the empty one is there."""
+    base = tmp_path_factory.mktemp("shared")
+    requirements = base / "requirements.txt"
+    requirements.write_text("")
+    Environments(Settings(BASEDIR=base), os.environ).provide(requirements, DIGEST)
+    return base / "envs"
+
+
+@pytest.fixture
+def stand(tmp_path: Path, valkey: ValkeyServer, shared_envs: Path) -> Iterator[Stand]:
+    stand = Stand(tmp_path / "base", valkey, shared_envs)
+    try:
+        yield stand
+    finally:
+        stand.close()
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
+    """A Valkey to stop, restart and empty."""
+    server = ValkeyServer(tmp_path / "own-valkey")
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended (a zombie has)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def horse_of(worker: subprocess.Popen[bytes]) -> int:
+    """The work-horse of a worker, waited for."""
+    return wait_until(lambda: [p for p, q in family(worker.pid).items() if q.parent == worker.pid], 10, "a horse")[0]

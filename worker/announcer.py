@@ -1,0 +1,61 @@
+"""Says every few seconds that an attempt still runs, and hears there whether it is to be cancelled."""
+
+import threading
+from typing import Self
+
+import structlog
+
+from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.transport import ANNOUNCE_INTERVAL, Report, Transport
+from dcm_processor.vocabulary import ExitReason
+from worker.context import Stop
+
+log = structlog.get_logger()
+
+_LEAVE_PATIENCE = 2.0
+
+
+class Announcer:
+    """A thread of the horse; Redis being away disturbs nothing but the announcements."""
+
+    def __init__(self, transport: Transport, report: Report, stop: Stop, interval: float = ANNOUNCE_INTERVAL) -> None:
+        self._transport = transport
+        self._report = report
+        self._stop = stop
+        self._interval = interval
+        self._due = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """No announcement follows the outcome, unless Redis keeps this one waiting."""
+        self._over = True
+        self._due.set()
+        self._thread.join(_LEAVE_PATIENCE)
+
+    def announce(self) -> None:
+        """Announce now rather than at the next turn."""
+        self._due.set()
+
+    def _run(self) -> None:
+        count, away = 0, False
+        while True:
+            self._due.wait(self._interval)
+            self._due.clear()
+            if self._over:
+                return
+            count += 1
+            try:
+                cancel = self._transport.announce(self._report, count)
+            except TransportUnavailableError as error:
+                if not away:
+                    log.warning("the attempt cannot be announced now and runs on", error=str(error))
+                away = True
+                continue
+            away = False
+            if cancel:
+                self._stop.request(ExitReason.CANCELLED)

@@ -1,0 +1,103 @@
+"""The worker's side of the reaper: run a command so that it and all it starts end together, within limits."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from worker import reaper
+
+_REAPER = str(Path(reaper.__file__))
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run. `input` is a file descriptor the command finds as its number 4; of `keep` the reaper keeps copies.
+
+    `timeout` (seconds) counts from the command's message `begins`, for which it has `start_timeout`; None: no limit.
+    A command that sends no messages has `start_timeout` alone.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str
+    log: str
+    log_limit: int
+    start_timeout: float | None
+    timeout: float = 0.0
+    memory: int | None = None  # bytes, all its processes together
+    input: int | None = None
+    keep: Sequence[int] = ()
+    dump: bool = False  # ask for its stack (reaper.DUMP_SIGNAL) before a time-out kills
+
+
+@dataclass(frozen=True)
+class End:
+    """How a command ended: `status` or `signal`, and who killed it where we did.
+
+    `killed` is `timeout`, `start` (it never began), `memory`, `reaper` (which died), or the word given to `kill`.
+    """
+
+    status: int | None = None
+    signal: int | None = None
+    killed: str | None = None
+    began: float | None = None  # seconds since the epoch
+    peak_memory: int = 0  # bytes
+    oom_kills: int = 0  # of the kernel, meanwhile
+    log_size: int = 0
+    log_cut: int = 0  # bytes left out
+    log_fault: str | None = None
+    messages: Sequence[Any] = ()
+    survivors: Sequence[int] = ()  # processes that would not die
+
+
+class Contained:
+    """One command under a reaper of its own."""
+
+    def __init__(self, command: Command) -> None:
+        passed = [*command.keep, *([] if command.input is None else [command.input])]
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", _REAPER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=passed,
+            env={"LC_ALL": "C.UTF-8"},
+            start_new_session=True,  # what is sent to the worker's group is not for the reaper
+        )
+        self._lock = threading.RLock()  # a signal handler may interrupt whoever holds it
+        self._write(json.dumps(asdict(command)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the command, should it still run, and leaves no process behind."""
+        with self._lock:
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        self._process.wait()
+
+    def kill(self, word: str) -> None:
+        """End the command for a reason; harmless where it has ended. To be called by any thread or signal handler."""
+        self._write(f"kill {word}")
+
+    def wait(self) -> End:
+        """Wait for the end."""
+        assert self._process.stdout is not None
+        text = self._process.stdout.read()
+        if not text:  # what it was to end is now for the caller's own subreaper to end
+            return End(signal=self._process.wait() * -1, killed="reaper")
+        return End(**json.loads(text))
+
+    def _write(self, line: str) -> None:
+        pipe = self._process.stdin
+        assert pipe is not None
+        with self._lock, contextlib.suppress(OSError, ValueError):  # it has ended
+            os.write(pipe.fileno(), line.encode() + b"\n")

@@ -1,0 +1,474 @@
+"""Runs one command so that nothing it starts outlives its end, its limits, or the worker that asked for it.
+
+A worker runs this file as a process of its own (`python -I -S reaper.py`, standard library only), one for each
+command. It is a child subreaper (prctl(2)): whatever the command starts, also what double-forks into a daemon of
+its own session, becomes its child at last, and it leaves only when it has no child left.
+
+    stdin    the order, one line of JSON (`worker.contained.Command`), then `kill <word>` lines; its end means that
+             the worker died, and so does the command
+    stdout   one line of JSON at the end (`worker.contained.End`)
+    stderr   the worker's
+
+The command's stdout and stderr come through a pipe into a log that is capped: a flood neither blocks the command
+nor fills the disk. What it has to say about itself comes as lines of JSON through its file descriptor 3.
+"""
+
+# ruff: noqa: PTH123, PTH208 - pathlib would cost a third of this process's start, and each job starts one
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import time
+from typing import Any, NamedTuple, NoReturn
+
+MESSAGES_FD = 3
+ORDER_FD = 4
+DUMP_SIGNAL = signal.SIGUSR1
+"""Asks the runner to write down where its threads are (faulthandler); sent before a time-out kills."""
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+_F_SETPIPE_SZ = 1031
+_PIPE = 1 << 20
+_TAIL = 64 * 1024
+_MAX_MESSAGES = 1 << 20
+_MEMORY_INTERVAL = 0.2
+_DUMP_GRACE = 0.3
+_KILL_PATIENCE = 30.0
+
+
+# -- processes
+
+
+class Process(NamedTuple):
+    """What /proc says of a process: its parent and its process group."""
+
+    parent: int
+    group: int
+
+
+def family(root: int) -> dict[int, Process]:
+    """Every living descendant of `root`, found through /proc."""
+    everybody: dict[int, Process] = {}
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        process = Process(int(fields[1]), int(fields[2]))
+        everybody[int(name)] = process
+        children.setdefault(process.parent, []).append(int(name))
+    found: dict[int, Process] = {}
+    queue = [root]
+    while queue:
+        for pid in children.get(queue.pop(), ()):
+            found[pid] = everybody[pid]
+            queue.append(pid)
+    return found
+
+
+def kill_descendants(on_end: Any = None, patience: float = _KILL_PATIENCE) -> bool:
+    """SIGKILL all descendants of this process, a subreaper, until none is left; False where some would not die.
+
+    A process without a child has no descendant either, since orphans are handed to the subreaper. Groups are killed
+    as a whole: that is one step for the kernel, and nothing that forks all the time gets between.
+    `on_end(pid, status, rusage)` is called for each child that ended.
+    """
+    me = os.getpid()
+    deadline, pause = time.monotonic() + patience, 0.001
+    while not reap(on_end):
+        found = family(me)
+        for group in {process.group for process in found.values()} - {os.getpgrp(), 0}:
+            with contextlib.suppress(OSError):
+                os.killpg(group, signal.SIGKILL)
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if reap(on_end):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
+    return True
+
+
+def reap(on_end: Any = None) -> bool:
+    """Take leave of the children that ended; True when there is no child left."""
+    while True:
+        try:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return True
+        if pid == 0:
+            return False
+        if on_end is not None:
+            on_end(pid, status, usage)
+
+
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process (prctl(2)).
+
+    Raises OSError where the kernel does not know the option.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+# -- memory
+
+
+def resident(pids: Any) -> int:
+    """Bytes of memory that processes hold, pages they share counted for each."""
+    page, total = os.sysconf("SC_PAGESIZE"), 0
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/statm", "rb") as file:
+            total += int(file.read().split()[1]) * page
+    return total
+
+
+def proportional(pids: Any) -> int:
+    """The same with each shared page counted once in all (slower, and never more than `resident`)."""
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+                total += next(int(line.split()[1]) * 1024 for line in file if line.startswith(b"Pss:"))
+        except (OSError, StopIteration):
+            total += resident([pid])
+    return total
+
+
+def oom_kills() -> int:
+    """How often the kernel's OOM killer struck: in this control group where that is counted, else on this host."""
+    for path, key in _oom_counters():
+        with contextlib.suppress(OSError, ValueError, IndexError), open(path, encoding="ascii") as file:
+            for line in file:
+                if line.startswith(key):
+                    return int(line.split()[1])
+    return 0
+
+
+def _oom_counters() -> list[tuple[str, str]]:
+    counters = []
+    with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="utf-8") as file:
+        for line in file:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            if not controllers:
+                counters.append((f"/sys/fs/cgroup{path}/memory.events", "oom_kill "))
+            elif "memory" in controllers.split(","):
+                counters.append((f"/sys/fs/cgroup/memory{path}/memory.oom_control", "oom_kill "))
+    return [*counters, ("/proc/vmstat", "oom_kill ")]
+
+
+# -- the log
+
+
+class Log:
+    """A file that takes so many bytes: the beginning, a mark where it was cut, and at the end the last of it."""
+
+    def __init__(self, path: str, limit: int) -> None:
+        self.size = 0
+        self.cut = 0  # bytes left out
+        self.fault: str | None = None  # why bytes were lost
+        self._room = max(limit - _TAIL - 512, 0)
+        self._tail = bytearray()
+        self._lost = 0
+        self._fd = -1
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self.size = os.fstat(self._fd).st_size
+        except OSError as error:
+            self.fault = error.strerror
+
+    def write(self, data: bytes) -> None:
+        room = self._room - self.size
+        if self.cut == 0 and len(data) <= room:
+            self._put(data)
+            return
+        if self.cut == 0:
+            end = data.rfind(b"\n", 0, max(room, 0)) + 1 or max(room, 0)
+            self._put(data[:end])
+            self._put(b"\n[dcm-processor: the log is full; what follows is left out but for its end]\n")
+            data = data[end:]
+        self.cut += len(data)
+        self._tail = (self._tail + data)[-_TAIL:] if len(data) < _TAIL else bytearray(data[-_TAIL:])
+
+    def close(self) -> None:
+        if self.cut:
+            end = bytes(self._tail)
+            if self.cut > len(end):  # begin with a whole line
+                end = end[end.find(b"\n") + 1 :]
+            self._put(b"[dcm-processor: %d bytes left out]\n" % (self.cut - len(end)) + end)
+        elif self._lost:
+            self._put(b"")
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def _put(self, data: bytes) -> None:
+        if self._lost:
+            data = b"\n[dcm-processor: %d bytes lost here: %s]\n" % (self._lost, (self.fault or "").encode()) + data
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+        except OSError as error:
+            self.fault = self.fault or error.strerror
+            self._lost += len(data) - written
+        else:
+            self._lost = 0
+        self.size += written
+
+
+# -- one command
+
+
+class Reaper:
+    """The command, what limits it, and what is known of it."""
+
+    def __init__(self, order: dict[str, Any], control: "Lines") -> None:
+        self.order = order
+        self.control = control
+        self.log = Log(order["log"], order["log_limit"])
+        self.killed: str | None = None
+        self.status: int | None = None
+        self.began: float | None = None
+        self.peak = 0
+        self.messages: list[Any] = []
+        self.pid = 0
+        self._pending = b""
+        self._message_bytes = 0
+        self._function: float | None = None  # when the function began, on the monotonic clock
+        self._kill_at: float | None = None
+        self._measure_at = 0.0
+
+    def run(self) -> dict[str, Any]:
+        """Run the command to its end and say how it was."""
+        kills = oom_kills()
+        wake_read, wake_write = os.pipe()
+        for fd in (wake_read, wake_write):
+            os.set_blocking(fd, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)  # the worker decides; it may get the same signal
+        output, messages = self._start()
+        poll = select.poll()
+        for fd in (wake_read, output, messages, self.control.fd):
+            poll.register(fd, select.POLLIN)
+        started = time.monotonic()
+        self._measure_at = started
+        all_gone = True
+        while self.status is None and all_gone:
+            for fd, _ in poll.poll(self._patience(started)):
+                if fd == wake_read:
+                    os.read(wake_read, 4096)
+                    reap(self._on_end)
+                elif fd == output and not self._drain(output, once=True):
+                    poll.unregister(output)
+                elif fd == messages and not self._hear(messages):
+                    poll.unregister(messages)
+                elif fd == self.control.fd and not self._obey():
+                    poll.unregister(fd)
+            all_gone = self._enforce(started)
+        all_gone = all_gone and kill_descendants(self._on_end)
+        self._drain(output)
+        self._hear(messages)
+        self.log.close()
+        code = -signal.SIGKILL if self.status is None else os.waitstatus_to_exitcode(self.status)
+        return {
+            "status": code if code >= 0 else None,
+            "signal": -code if code < 0 else None,
+            "killed": self.killed,
+            "began": self.began,
+            "peak_memory": self.peak,
+            "oom_kills": oom_kills() - kills,
+            "log_size": self.log.size,
+            "log_cut": self.log.cut,
+            "log_fault": self.log.fault,
+            "messages": self.messages,
+            "survivors": [] if all_gone else sorted(family(os.getpid())),
+        }
+
+    def _start(self) -> tuple[int, int]:
+        output, output_write = os.pipe()
+        messages, messages_write = os.pipe()
+        with contextlib.suppress(OSError):  # above the limit for users: the default size does
+            fcntl.fcntl(output, _F_SETPIPE_SZ, _PIPE)
+        me, self.pid = os.getpid(), os.fork()
+        if self.pid == 0:
+            self._become(me, output_write, messages_write)
+        for fd in (output_write, messages_write):
+            os.close(fd)
+        if self.order["input"] is not None:
+            os.close(self.order["input"])
+        for fd in (output, messages):
+            os.set_blocking(fd, False)
+        return output, messages
+
+    def _become(self, parent: int, output: int, messages: int) -> NoReturn:
+        """In the child: become the command."""
+        try:
+            os.setsid()
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+            with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+                file.write("1000")  # should memory run out, the job goes, not the worker
+            resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, which execve would keep
+                signal.signal(number, signal.SIG_DFL)
+            null = os.open(os.devnull, os.O_RDONLY)
+            sources = [null, output, output, messages, null if self.order["input"] is None else self.order["input"]]
+            high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in sources]
+            for target, fd in enumerate(high):
+                os.dup2(fd, target)
+            os.closerange(len(high), 1 << 16)
+            os.chdir(self.order["cwd"])
+            os.execve(self.order["argv"][0], self.order["argv"], self.order["env"])  # noqa: S606 - no shell is wanted
+        except OSError as error:
+            text = f"{self.order['argv'][0]} in {self.order['cwd']} cannot be started: {error.strerror}"
+            os.write(MESSAGES_FD, json.dumps({"kind": "unstartable", "error": text}).encode() + b"\n")
+        finally:
+            os._exit(127)
+
+    def _on_end(self, pid: int, status: int, usage: Any) -> None:
+        self.peak = max(self.peak, usage.ru_maxrss * 1024)
+        if pid == self.pid:
+            self.status = status
+
+    def _patience(self, started: float) -> float | None:
+        """Milliseconds until something is due."""
+        moments = [moment for moment in (self._deadline(started), self._kill_at) if moment is not None]
+        if self.order["memory"] is not None:
+            moments.append(self._measure_at)
+        return max(min(moments) - time.monotonic(), 0) * 1000 + 1 if moments else None
+
+    def _deadline(self, started: float) -> float | None:
+        if self.killed is not None:
+            return None
+        if self._function is None:
+            limit: float | None = self.order["start_timeout"]
+            return None if limit is None else started + limit
+        return self._function + float(self.order["timeout"])
+
+    def _enforce(self, started: float) -> bool:
+        """Kill what is due to be killed; False where it would not die."""
+        now = time.monotonic()
+        deadline = self._deadline(started)
+        if deadline is not None and now >= deadline:
+            self.killed = "timeout" if self._function is not None else "start"
+            self._kill_at = now
+            if self.order["dump"]:
+                with contextlib.suppress(OSError):
+                    os.kill(self.pid, DUMP_SIGNAL)
+                self._kill_at = now + _DUMP_GRACE
+        if self.order["memory"] is not None and now >= self._measure_at and self.killed is None:
+            self._measure(now)
+        return self._kill_at is None or now < self._kill_at or kill_descendants(self._on_end)
+
+    def _measure(self, now: float) -> None:
+        pids = family(os.getpid())
+        used = resident(pids)
+        if used > self.order["memory"]:
+            used = proportional(pids)
+        self.peak = max(self.peak, used)
+        if used > self.order["memory"]:
+            self.killed, self._kill_at = "memory", now
+        self._measure_at = now + max(_MEMORY_INTERVAL, 20 * (time.monotonic() - now))  # at most 5 % of a core
+
+    def _obey(self) -> bool:
+        """Take the worker's orders; False where it died."""
+        lines = self.control.read()
+        for line in lines:
+            if self.killed is None:
+                self.killed = line.partition(b" ")[2].decode("ascii", "replace") if line else "orphaned"
+            self._kill_at = time.monotonic()
+        return b"" not in lines
+
+    def _drain(self, fd: int, *, once: bool = False) -> bool:
+        """Take what the command printed; False at the end of it."""
+        for _ in range(1 if once else 64):  # more than the pipe holds: what would not die may print for ever
+            try:
+                data = os.read(fd, _PIPE)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self.log.write(data)
+        return True
+
+    def _hear(self, fd: int) -> bool:
+        """Take what the command says about itself; False at the end of it."""
+        while True:
+            try:
+                data = os.read(fd, 65536)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self._message_bytes += len(data)
+            if self._message_bytes > _MAX_MESSAGES:
+                continue
+            *lines, self._pending = (self._pending + data).split(b"\n")
+            for line in lines:
+                with contextlib.suppress(ValueError):
+                    message = json.loads(line)
+                    self.messages.append(message)
+                    if message == {"kind": "begins"} and self._function is None:
+                        self._function, self.began = time.monotonic(), time.time()
+
+
+class Lines:
+    """Lines that arrive on a file descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._buffer = b""
+
+    def first(self) -> bytes:
+        """The first line, waited for; b"" where there is none."""
+        while b"\n" not in self._buffer:
+            data = os.read(self.fd, 1 << 16)
+            if not data:
+                return b""
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def read(self) -> list[bytes]:
+        """The lines that have arrived; the last one is b"" where the other side is gone."""
+        data = os.read(self.fd, 4096)
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        return [*lines, *([b""] if not data else [])]
+
+
+def main() -> None:
+    """Run the command that stdin orders, and report on stdout."""
+    control = Lines(0)
+    text = control.first()
+    if not text:
+        return  # the worker died before it could say what it wanted
+    order = json.loads(text)
+    for fd in order["keep"] + ([] if order["input"] is None else [order["input"]]):
+        os.set_inheritable(fd, False)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    end = memoryview(json.dumps(Reaper(order, control).run()).encode())
+    with contextlib.suppress(BrokenPipeError):
+        while end:
+            end = end[os.write(1, end) :]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""The function that RQ runs in a work-horse: one attempt, from the claim to the outcome on its way.
+
+order ─▶ claim ─▶ module ─▶ environment ─▶ fetch ─▶ run ─▶ spooled ─▶ sent; from the claim on it is announced every
+few seconds that the attempt still runs.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from dcm_processor import contract
+from dcm_processor.errors import PermanentError, ServiceError, TransportUnavailableError
+from dcm_processor.outcome import Outcome
+from dcm_processor.transport import Order, PlanOrder, Report, Transport
+from dcm_processor.vocabulary import ExitReason
+from worker import reaper, runner, surroundings
+from worker.announcer import Announcer
+from worker.contained import Command, Contained, End
+from worker.context import CONTEXT, Context, StoppedError
+from worker.environments import Environments
+from worker.modules import module_folder
+from worker.spool import AttemptBusyError, AttemptFolder, SpoolError
+from worker.verdict import error_class, outcome_of, outcome_of_error
+
+log = structlog.get_logger()
+
+LOG_LIMIT = 10_000_000
+"""Bytes of a job's log."""
+START_LIMIT = 600.0
+"""Seconds that a service's module may take to be imported; its `timeout` counts the function alone."""
+_UNSPOOLED_PATIENCE = 600.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class AttemptFailedError(PermanentError):
+    """The attempt ended, and not well; `error_class` is all that RQ may know of it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.error_class = name
+
+
+def run_attempt(attempt_id: str) -> None:
+    """Run one attempt, if it is wanted and nobody else has it; its outcome travels through the spool.
+
+    Raises AttemptFailedError where the attempt did not finish, so that RQ's job ends as its attempt did, and
+    TransportUnavailableError where Redis is away before the attempt was claimed.
+    """
+    context = CONTEXT.get()
+    transport = Transport(context.settings.redis_url)
+    found = transport.order(attempt_id)
+    if found is None:
+        log.info("nobody wants this attempt any more", attemptId=attempt_id)
+        return
+    order, plan = found
+    claim = f"{context.worker}:{secrets.token_hex(8)}"
+    report = Report("started", attempt_id, claim, context.worker, context.host)
+    if not transport.claim(report):
+        log.info("somebody else has this attempt", attemptId=attempt_id)
+        return
+    with structlog.contextvars.bound_contextvars(studyId=order.studyId, planId=order.planId, jobId=order.jobId):
+        outcome = _Attempt(context, transport, order, plan, report).run()
+    if outcome is not None and outcome.exitReason is not ExitReason.DONE:
+        raise AttemptFailedError(error_class(outcome))
+
+
+class _Attempt:
+    """One claimed attempt."""
+
+    def __init__(self, context: Context, transport: Transport, order: Order, plan: PlanOrder, report: Report) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._transport = transport
+        self._order = order
+        self._plan = plan
+        self._report = report
+        self._announcer = Announcer(transport, report, context.stop)
+        self._phases: dict[str, list[float]] = {}
+        self._details: dict[str, Any] = {}
+
+    def run(self) -> Outcome | None:
+        """Run, spool and send; None where another process of this host turned out to run it."""
+        folder: AttemptFolder | None = None
+        with self._announcer:
+            try:
+                self._check_names()
+                folder = AttemptFolder.create(self._settings.spool, self._report)
+                outcome = self._work(folder)
+            except AttemptBusyError:
+                log.warning("another process of this host runs this attempt", attemptId=self._order.attemptId)
+                return None
+            except StoppedError as stopped:
+                outcome = Outcome(ExitReason(stopped.args[0]))
+            except Exception as error:  # the edge: whatever went wrong is the attempt's outcome
+                stopped_for = self._context.stop.reason
+                outcome = Outcome(stopped_for) if stopped_for else outcome_of_error(error, self._phase_now())
+                if outcome.traceback is not None:
+                    log.error("the attempt failed in the worker", exc_info=error)
+                if folder is not None and "buildLog" in outcome.details:
+                    _say(folder, f"the environment could not be built\n{outcome.details['buildLog']}\n")
+        outcome = replace(outcome, phases=self._phases, details={**self._details, **outcome.details})
+        log.info("attempt ended", attempt=self._order.attempt, exitReason=outcome.exitReason, error=outcome.errorClass)
+        self._deliver(folder, outcome)
+        if folder is not None:
+            folder.clear_scratch()
+        return outcome
+
+    def _work(self, folder: AttemptFolder) -> Outcome:
+        order, stop = self._order, self._context.stop
+        with self._phase("module"):
+            module = module_folder(self._settings, order.service, order.digest)
+        with self._phase("environment"), stop.raising():
+            environment = Environments(self._settings, self._context.environ).provide(
+                module / "requirements.txt",
+                order.digest,
+                self._watch,
+                lambda key: _say(folder, f"building the service's environment {key}"),
+            )
+            self._details["environment"] = environment.key
+        with self._phase("fetch"), stop.raising():
+            dicom = _fetch(self._settings, order, self._plan)
+        with self._phase("run"):
+            end = self._run(folder, module, environment.python, dicom)
+        if end.log_fault is not None:
+            log.error("part of the job's log is lost", why=end.log_fault)
+        if end.killed == "reaper":
+            reaper.kill_descendants()
+        return outcome_of(end, order, START_LIMIT)
+
+    def _run(self, folder: AttemptFolder, module: Path, python: Path, dicom: Path) -> End:
+        order, settings = self._order, self._settings
+        output = settings.data / "attempts" / order.attemptId
+        if output.exists():
+            shutil.rmtree(output)
+        output.mkdir(parents=True)
+        for place in (settings.cache / order.service, settings.logs):
+            place.mkdir(parents=True, exist_ok=True)
+        task = os.memfd_create("task")  # in memory, and gone with its last reader: it holds patient data
+        try:
+            with os.fdopen(os.dup(task), "w", encoding="utf-8") as file:
+                json.dump(self._task(dicom, output), file)
+            os.lseek(task, 0, os.SEEK_SET)
+            command = Command(
+                argv=[str(python), "-I", str(Path(runner.__file__)), contract.__file__, order.service, str(module)],
+                env=surroundings.of_job(settings, self._context.environ, order.service, python.parent, folder.scratch),
+                cwd=str(folder.scratch),
+                log=str(folder.log),
+                log_limit=LOG_LIMIT,
+                start_timeout=START_LIMIT,
+                timeout=order.timeout,
+                memory=order.memory,
+                input=task,
+                keep=[folder.lock],
+                dump=True,
+            )
+            with Contained(command) as running:
+                return self._watch(running)
+        finally:
+            os.close(task)
+
+    def _task(self, dicom: Path, output: Path) -> dict[str, Any]:
+        """What the runner needs to call the function (`worker.runner.arguments`)."""
+        order = self._order
+        return {
+            "function": order.worker,
+            "jobName": order.jobName,
+            "headers": self._plan.headers,
+            "selected": self._plan.selected,
+            "seriesId": order.seriesId,
+            "params": order.params,
+            "addedParams": self._plan.added_params(order.seriesId),
+            "jobServices": self._plan.services,
+            "inputs": self._absolute(order.inputs),
+            "outcomes": order.outcomes,
+            "dicomDir": str(dicom),
+            "outputDir": str(output),
+            "studyId": order.studyId,
+            "planId": order.planId,
+            "attempt": order.attempt,
+        }
+
+    def _absolute(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: self._absolute(folder) if isinstance(folder, dict) else str(self._settings.data / folder)
+            for name, folder in inputs.items()
+        }
+
+    def _watch(self, running: Contained) -> End:
+        with self._context.stop.calling(running.kill):
+            return running.wait()
+
+    def _check_names(self) -> None:
+        """What becomes part of a path came through Redis."""
+        order = self._order
+        for name in (order.attemptId, order.service, order.digest, order.studyId, order.seriesId or "-"):
+            if name != "-" and not _NAME.fullmatch(name):
+                raise ServiceError("the order holds a name that cannot be a folder's")
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        began = time.time()
+        self._phases[name] = [began, began]
+        self._announcer.announce()
+        try:
+            yield
+        finally:
+            self._phases[name][1] = time.time()
+
+    def _phase_now(self) -> str:
+        return next(reversed(self._phases), "start")
+
+    def _deliver(self, folder: AttemptFolder | None, outcome: Outcome) -> None:
+        """Have the outcome on disk, then send it; who comes after us sends it again until it is acknowledged."""
+        spooled = False
+        if folder is not None:
+            try:
+                folder.keep(self._report, outcome)
+                spooled = True
+            except SpoolError as error:
+                log.error("the outcome cannot be spooled; sending it from here", error=str(error))
+        report = replace(self._report, kind="outcome", outcome=outcome.to_json())
+        deadline = time.monotonic() + _UNSPOOLED_PATIENCE
+        while True:
+            try:
+                self._transport.report(report)
+                if spooled or self._transport.acknowledged(report.attemptId):
+                    return
+            except TransportUnavailableError as error:
+                if spooled:
+                    log.warning("the outcome is spooled and will be sent later", error=str(error))
+                    return
+            if time.monotonic() > deadline:
+                log.error("the outcome is neither spooled nor acknowledged; the attempt will count as lost")
+                return
+            time.sleep(5)
+
+
+def _fetch(settings: Any, order: Order, plan: PlanOrder) -> Path:
+    try:
+        from worker import studies
+    except ImportError:
+        place = settings.data / "dicom" / order.studyId
+        return place / order.seriesId if order.seriesId else place
+    return studies.provide(settings, order, plan)
+
+
+def _say(folder: AttemptFolder, text: str) -> None:
+    """A line of ours in the job's log."""
+    with suppress(OSError), folder.log.open("a", encoding="utf-8") as file:
+        file.write(f"[dcm-processor: {text}]\n")

@@ -1,0 +1,164 @@
+"""Runs one worker function, in the service's own interpreter (Python 3.9 or newer), as its own process.
+
+The worker starts this file with `<environment>/bin/python -I runner.py CONTRACT SERVICE FOLDER`. Nothing of the
+platform is importable from here: the service contract (`dcm_processor/contract.py`) is loaded by its path, and
+`sys.path` holds the standard library, the service's own folder and its environment's packages.
+
+What is to be done lies in the file open as descriptor 4 (`worker.run.task`); what happened goes to descriptor 3 as
+lines of JSON: `begins`, and `raised` where the function, or the import of its module, raised.
+"""
+
+import atexit
+import contextlib
+import faulthandler
+import importlib
+import importlib.util
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any, NoReturn
+
+MESSAGES_FD = 3
+TASK_FD = 4
+DUMP_SIGNAL = signal.SIGUSR1
+_LONGEST_TRACEBACK = 60_000
+_LONGEST_MESSAGE = 500
+
+
+def load_contract(path: str) -> Any:
+    """The service contract as a module that has no name a service could clash with."""
+    spec = importlib.util.spec_from_file_location("_dcm_processor_contract", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_importable(contract: Any, service: str, folder: str) -> None:
+    """Have the service's folder act as a package of its name, and its files importable by their own names as well.
+
+    The standard library comes before them, the environment's packages after.
+    """
+    sys.meta_path.insert(0, contract.ServiceFinder({service: Path(folder)}))
+    packages = [place for place in sys.path if place.endswith(("site-packages", "dist-packages"))]
+    sys.path.insert(sys.path.index(packages[0]) if packages else len(sys.path), folder)
+
+
+def arguments(contract: Any, task: "dict[str, Any]") -> "dict[str, Any]":
+    """All that a worker function may name."""
+
+    def note(keyword: str) -> None:
+        print(
+            f"[dcm-processor] headers[{keyword!r}] was read, but HEADER_FIELDS does not select it",
+            file=sys.stderr,
+        )
+
+    headers = task["headers"]
+    if task["seriesId"] is not None:
+        headers = contract.series_headers(headers, task["seriesId"])
+    return {
+        "jobName": task["jobName"],
+        "headers": contract.Headers(headers, task["selected"], note),
+        "params": task["params"],
+        "added_params": contract.AddedParams(task["addedParams"], task["jobServices"]),
+        "dicom_dir": task["dicomDir"],
+        "output_dir": task["outputDir"],
+        "inputs": task["inputs"],
+        "outcomes": task["outcomes"],
+        "studyId": task["studyId"],
+        "planId": task["planId"],
+        "attempt": task["attempt"],
+    }
+
+
+def send(message: "dict[str, Any]") -> None:
+    """Tell the reaper; a service that closed the descriptor is not told of it."""
+    data = json.dumps(message).encode() + b"\n"
+    with contextlib.suppress(OSError):
+        while data:
+            data = data[os.write(MESSAGES_FD, data) :]
+
+
+def describe(error: BaseException, transient: bool, ours: "tuple[str, ...]") -> "dict[str, Any]":
+    """An exception for the record: its class, one line, and the traceback from the first frame not in `ours`."""
+    import traceback  # noqa: PLC0415 - costs milliseconds that a job without an error need not pay
+
+    name = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - a service's exception may be unable to say what it is
+        text = ""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename in ours:
+        trace = trace.tb_next
+    try:
+        whole = "".join(traceback.format_exception(type(error), error, trace))
+    except Exception:  # noqa: BLE001 - as above
+        whole = name
+    if len(whole) > _LONGEST_TRACEBACK:
+        half = _LONGEST_TRACEBACK // 2
+        whole = f"{whole[:half]}\n[…]\n{whole[-half:]}"
+    return {
+        "kind": "raised",
+        "class": name,
+        "error": (f"{name}: {text}" if text else name)[:_LONGEST_MESSAGE],
+        "traceback": whole,
+        "transient": transient,
+        "memory": isinstance(error, MemoryError),
+    }
+
+
+def leave(status: int) -> NoReturn:
+    """End as Python does, but without taking the interpreter apart: wait for threads, run exit functions, flush."""
+    for step in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):  # type: ignore[attr-defined]
+        try:
+            step()
+        except BaseException as error:  # noqa: BLE001 - Python itself reports such errors and goes on
+            with contextlib.suppress(Exception):
+                print(f"Exception ignored at the end of the process: {type(error).__name__}", file=sys.stderr)
+    os._exit(status)
+
+
+def main() -> NoReturn:
+    """Run the function and end."""
+    contract = load_contract(sys.argv[1])
+    sys.dont_write_bytecode = True  # a version's folder stays as it was installed
+    with os.fdopen(TASK_FD, encoding="utf-8") as file:
+        task = json.load(file)
+    os.set_inheritable(MESSAGES_FD, False)
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    faulthandler.enable()
+    faulthandler.register(DUMP_SIGNAL, all_threads=True)
+    service, folder = sys.argv[2], sys.argv[3]
+    make_importable(contract, service, folder)
+    me, status = os.getpid(), 0
+    try:
+        function = contract.resolve(task["function"], Path(folder))
+        offered = arguments(contract, task)
+        send({"kind": "begins"})
+        contract.call(function, **offered)
+    except SystemExit as stop:
+        if stop.code is not None and not isinstance(stop.code, int):
+            print(stop.code, file=sys.stderr)
+        status = stop.code & 0xFF if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException as error:  # noqa: BLE001 - whatever a service raises is its job's end
+        status = 1
+        if os.getpid() == me:  # not in a fork of the service's own that came out here
+            ours = (__file__, sys.argv[1], importlib.__file__)
+            message = describe(error, contract.is_transient(error), ours)
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.write(message["traceback"])
+            send(message)
+    leave(status)
+
+
+if __name__ == "__main__":
+    main()
+elif __name__ == "__mp_main__":  # a process of multiprocessing (spawn, forkserver) that this one started
+    make_importable(load_contract(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -1,0 +1,142 @@
+"""What a worker keeps of its attempts on its own disk until the scheduler has it: logs and outcomes.
+
+Each attempt has a folder `<spool>/<attemptId>`:
+
+- `lock` is held (flock) by the horse and its reaper as long as one of them lives,
+- `report.json` says whose attempt it is: the claim,
+- `log` is what the job printed,
+- `outcome.json` is the report of its end, complete once it is there,
+- `scratch` is the job's working directory, with its TMPDIR, and goes with the job,
+- `shipping` is held (flock) by the one outbox that cares for the folder.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Self
+
+from dcm_processor.errors import TransientError
+from dcm_processor.outcome import Outcome
+from dcm_processor.transport import Report
+
+
+class SpoolError(TransientError):
+    """The spool cannot take what is to be kept; the message says why."""
+
+
+class AttemptBusyError(TransientError):
+    """Another process of this host still runs the attempt."""
+
+
+class AttemptFolder:
+    """One attempt's folder of the spool."""
+
+    def __init__(self, spool: Path, attempt_id: str) -> None:
+        self.attempt_id = attempt_id
+        self.path = spool / attempt_id
+        self.log = self.path / "log"
+        self.scratch = self.path / "scratch"
+        self._report = self.path / "report.json"
+        self._outcome = self.path / "outcome.json"
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, spool: Path, report: Report) -> Self:
+        """A new, locked folder for an attempt that was claimed.
+
+        Raises SpoolError where it cannot be made, AttemptBusyError where somebody runs the attempt.
+        """
+        self = cls(spool, report.attemptId)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in (self.log, self._outcome):  # of a run before this one, should Redis have been emptied
+                left.unlink(missing_ok=True)
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            (self.scratch / "tmp").mkdir(parents=True)
+            self._report.write_text(json.dumps(asdict(report)), encoding="utf-8")
+        except BlockingIOError:
+            raise AttemptBusyError(f"attempt {report.attemptId} runs in another process of this host") from None
+        except OSError as error:
+            raise SpoolError(f"the spool {spool} takes nothing: {error.strerror}") from error
+        return self
+
+    @property
+    def lock(self) -> int:
+        """The descriptor that holds the lock; who gets a copy of it holds it too."""
+        assert self._lock is not None
+        return self._lock
+
+    def keep(self, report: Report, outcome: Outcome) -> None:
+        """Have the outcome on disk.
+
+        Raises SpoolError where the disk does not take it.
+        """
+        try:
+            whole = replace(report, kind="outcome", outcome=outcome.to_json())
+            _write_durably(self._outcome, json.dumps(asdict(whole)))
+        except OSError as error:
+            raise SpoolError(f"the spool {self.path.parent} takes nothing: {error.strerror}") from error
+
+    def clear_scratch(self) -> None:
+        """Remove what the job left in its working directory."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    # -- for those that come after the horse
+
+    def claim(self) -> Report | None:
+        """Whose attempt it is, or None where that is not known (any more)."""
+        return _read_report(self._report)
+
+    def outcome(self) -> Report | None:
+        """The report of the attempt's end, or None where there is none."""
+        return _read_report(self._outcome)
+
+    def ended_at(self) -> float | None:
+        """When the outcome was kept, in seconds since the epoch, or None."""
+        with suppress(OSError):
+            return self._outcome.stat().st_mtime
+        return None
+
+    def alive(self) -> bool:
+        """Whether the horse or its reaper still lives."""
+        with suppress(OSError):
+            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(fd)
+        return False
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _read_report(path: Path) -> Report | None:
+    try:
+        return Report(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write_durably(path: Path, text: str) -> None:
+    """Have a whole file or none under `path`, on the disk itself (fsync of file and folder)."""
+    partial = path.with_suffix(".new")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,322 @@
+"""One RQ worker: takes attempts off the queues it serves, one at a time, and runs each in a work-horse of its own.
+
+What differs from RQ's own worker: it outlasts Redis; what RQ keeps of a failure is a class name; nothing is run but
+`worker.run.run_attempt`; a horse never outlives its worker; a worker told to stop hands its attempt back.
+"""
+
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+import redis
+import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rq import Queue, worker_registration
+from rq.exceptions import DequeueTimeout
+from rq.executions import Execution
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.worker import Worker, WorkerStatus
+
+from dcm_processor.outcome import Outcome
+from dcm_processor.process import adopt_orphans, die_with_parent
+from dcm_processor.settings import Settings
+from dcm_processor.vocabulary import ExitReason
+from worker import reaper
+from worker.context import CONTEXT, Context
+from worker.outbox import Outbox
+from worker.run import AttemptFailedError
+from worker.spool import AttemptFolder, SpoolError
+
+log = structlog.get_logger()
+
+FUNCTION = "worker.run.run_attempt"
+"""The one function a worker runs, whatever stands in Redis."""
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+_POP_SECONDS = 1  # a worker told to stop notices between two pops, and so never loses a popped attempt
+_BEAT_SECONDS = 5.0
+_HORSE_PATIENCE = 20.0  # seconds for a horse to hand back, then it is killed
+_REAPER_PATIENCE = 15.0
+
+
+class AttemptWorker(Worker):
+    """RQ's forking worker, for attempts."""
+
+    def __init__(self, settings: Settings, stopping: threading.Event, outbox: Outbox) -> None:
+        host = socket.gethostname()
+        super().__init__(
+            list(settings.WORKER_QUEUES),
+            name=f"{host}-{os.getpid()}-{secrets.token_hex(4)}",
+            connection=_connection(settings.redis_url),
+            serializer=JSONSerializer,
+            job_monitoring_interval=5,
+            maintenance_interval=10,
+            worker_ttl=25,
+            log_job_description=False,
+        )
+        self.log_result_lifespan = False
+        self._settings = settings
+        self._host = host
+        self._stopping = stopping
+        self._outbox = outbox
+        self._beat_at = 0.0
+        self._handing_back = False
+        self._horse_status: int | None = None
+        self._failure = "Exception"
+
+    # -- the loop
+
+    def serve(self) -> None:
+        """Run attempts until told to stop.
+
+        Raises redis.RedisError where Redis went away; a new worker may then take over.
+        """
+        self.bootstrap("WARNING")
+        self.set_state(WorkerStatus.IDLE)
+        log.info("serving", worker=self.name, queues=self.queue_names())
+        try:
+            while not self._stopping.is_set():
+                self.check_for_suspension(burst=False)
+                found = self._next()
+                if found is not None:
+                    self.execute_job(*found)
+        finally:
+            try:
+                self.register_death()  # type: ignore[no-untyped-call]
+            except redis.RedisError:
+                log.info("Redis does not hear that this worker ends", worker=self.name)
+
+    def _next(self) -> tuple[Job, Queue] | None:
+        """The next attempt, or None where it was time to look around."""
+        now = time.monotonic()
+        if now >= self._beat_at:
+            self._beat_at = now + _BEAT_SECONDS
+            self.heartbeat()
+            self._register_again()
+        if self.should_run_maintenance_tasks:
+            self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        try:
+            found = self.queue_class.dequeue_any(
+                self._ordered_queues,
+                _POP_SECONDS,
+                connection=self.connection,
+                job_class=self.job_class,
+                serializer=self.serializer,
+                death_penalty_class=self.death_penalty_class,
+            )
+        except DequeueTimeout:
+            return None
+        except redis.RedisError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever somebody pushed there, the next entry may be good
+            log.error("dropped an entry of a queue that is no attempt", error=type(error).__name__)
+            return None
+        if found is None:
+            return None
+        job, queue = found
+        if self._stopping.is_set():  # told to stop while popping
+            queue.push_job_id(job.id, at_front=True)
+            queue.intermediate_queue.remove(job.id)
+            return None
+        job.redis_server_version = self.get_redis_server_version()  # type: ignore[no-untyped-call]
+        return job, queue
+
+    def _register_again(self) -> None:
+        """Redis may have been emptied."""
+        if not self.connection.hexists(self.key, "birth"):
+            with self.connection.pipeline() as pipe:
+                pipe.hset(self.key, mapping=self.serialize())
+                worker_registration.register(self, pipe)
+                pipe.expire(self.key, self.worker_ttl + 60)
+                pipe.execute()
+
+    def subscribe(self) -> None:
+        """Take none of RQ's remote commands (shut down, kill the horse): an attempt is cancelled by the scheduler."""
+
+    # -- one attempt
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Run one attempt; what fails between RQ and Redis does not touch it."""
+        if (fault := _fault(job)) is not None:
+            log.error("refused what is no attempt", rqJobId=job.id, why=fault)
+            job.webhooks = []
+            self.handle_job_failure(job, queue, exc_string="NotAnAttempt")
+            return
+        self._horse_status = None
+        try:
+            super().execute_job(job, queue)
+        except redis.RedisError as error:
+            log.warning("RQ's books could not be kept", attemptId=job.id, error=type(error).__name__)
+        finally:
+            if self._horse_status:
+                self._bury(job.id)
+            self._beat_at = 0.0
+
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """Fork while no other thread holds anything the horse would need."""
+        with self._outbox.paused():
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # the horse unblocks when it can take them
+            try:
+                super().fork_work_horse(job, queue)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
+        """The horse's life; it dies with its worker."""
+        die_with_parent()
+        if os.getppid() != self.pid:
+            os._exit(1)
+        adopt_orphans()
+        CONTEXT.set(Context(self._settings, self.name, self._host))
+        super().main_work_horse(job, queue)
+
+    def setup_work_horse_signals(self) -> None:
+        """SIGINT is for the worker; SIGTERM asks for the attempt back."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        CONTEXT.get().stop.listen()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+
+    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
+        """Keep RQ informed; Redis being away is no reason to leave a running horse."""
+        try:
+            super().maintain_heartbeats(job, execution)
+        except redis.RedisError as error:
+            log.warning("RQ cannot be told that the attempt runs", attemptId=job.id, error=type(error).__name__)
+
+    def wait_for_horse(self) -> tuple[int | None, int | None, Any]:
+        """As RQ's, and remember how it ended."""
+        found = super().wait_for_horse()
+        self._horse_status = found[1]
+        return found
+
+    def _bury(self, attempt_id: str) -> None:
+        """A horse that died without a word: nothing of its job stays, and the scheduler need not wait to be sure."""
+        deadline = time.monotonic() + _REAPER_PATIENCE
+        while not reaper.reap() and time.monotonic() < deadline:  # its reaper is ours now, and cleans up by itself
+            time.sleep(0.01)
+        reaper.kill_descendants()
+        folder = AttemptFolder(self._settings.spool, attempt_id)
+        claim = folder.claim()
+        if claim is None or claim.worker != self.name or folder.outcome() is not None:
+            return
+        signal_number = (self._horse_status or 0) & 0x7F
+        error = f"the work-horse ended with {f'signal {signal_number}' if signal_number else 'an error'}"
+        log.error("a work-horse died", attemptId=attempt_id, error=error)
+        try:
+            folder.keep(claim, Outcome(ExitReason.LOST, error=error))
+        except SpoolError as fault:
+            log.error("its outcome cannot be spooled", attemptId=attempt_id, error=str(fault))
+        folder.clear_scratch()
+
+    # -- what RQ keeps of a failure: the class alone, since a message or a traceback may hold a patient's data
+
+    def handle_exception(self, _job: Job, *exc_info: Any) -> None:
+        """Note the class, instead of logging all of it."""
+        kind, error, _ = exc_info
+        self._failure = error.error_class if isinstance(error, AttemptFailedError) else kind.__name__
+
+    def handle_job_failure(
+        self,
+        job: Job,
+        queue: Queue,
+        started_job_registry: Any = None,
+        exc_string: str = "",
+        execution: Execution | None = None,
+    ) -> None:
+        """Keep the class, instead of the traceback."""
+        text = self._failure if self.is_horse else exc_string
+        super().handle_job_failure(job, queue, started_job_registry, text, execution)
+
+    # -- ending
+
+    def request_stop(self, _signum: int, _frame: FrameType | None) -> None:
+        """No new attempt; the running one gets WORKER_STOP_GRACE seconds. Asked twice: none."""
+        again, self._stop_requested = self._stop_requested, True
+        self._stopping.set()
+        grace = 0.0 if again else self._settings.WORKER_STOP_GRACE
+        timer = threading.Timer(grace, self._hand_back)
+        timer.daemon = True
+        timer.start()
+
+    def _hand_back(self) -> None:
+        """Ask the horse to give its attempt back, and insist."""
+        deadline = time.monotonic() + _HORSE_PATIENCE
+        if (horse := self._horse_pid) and not self._handing_back:
+            self._handing_back = True
+            log.info("asking for the attempt back")
+            _signal(horse, signal.SIGTERM)
+            while self._horse_pid == horse and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if self._horse_pid == horse:
+                log.error("the work-horse does not hand back; killing it")
+                _signal(horse, signal.SIGKILL)
+
+
+def serve(settings: Settings) -> None:
+    """Serve the queues until SIGTERM or SIGINT, whether or not Redis is there yet, or still."""
+    adopt_orphans()
+    stopping = threading.Event()
+    outbox = Outbox(settings.spool, settings.redis_url)
+    outbox.start()
+    current: list[AttemptWorker] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        stopping.set()
+        for worker in current:
+            worker.request_stop(signum, frame)
+
+    for number in _ENDING:
+        signal.signal(number, stop)
+    away = False
+    while not stopping.is_set():
+        try:
+            worker = AttemptWorker(settings, stopping, outbox)
+            current[:] = [worker]
+            away = False
+            worker.serve()
+        except redis.RedisError as error:
+            if not away:
+                log.warning("Redis does not answer; trying again until it does", error=type(error).__name__)
+            away = True
+            stopping.wait(1)
+        except Exception:
+            log.exception("the worker failed; going on with a new one")
+            stopping.wait(1)
+    outbox.stop()
+    log.info("stopped")
+
+
+def _connection(url: str) -> redis.Redis:
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=10,
+        socket_connect_timeout=5,
+        socket_keepalive=True,
+        health_check_interval=30,
+        retry=Retry(NoBackoff(), 1),
+    )
+
+
+def _fault(job: Job) -> str | None:
+    """Why this is no attempt of ours; who can write to Redis must not be able to have anything else run here."""
+    try:
+        if job.func_name != FUNCTION or list(job.args or ()) != [job.id] or job.kwargs:
+            return "it names another function or other arguments"
+    except Exception as error:  # noqa: BLE001 - whatever stands there cannot be read
+        return f"it cannot be read ({type(error).__name__})"
+    if job._success_callback_name or job._failure_callback_name or job._stopped_callback_name or job.webhooks:
+        return "it brings callbacks or webhooks"
+    return None
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
