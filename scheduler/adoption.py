@@ -60,13 +60,15 @@ def rerun_jobs(
 ) -> str:
     """Run jobs of a plan again with what depends on them: headers and params as they were, the services' code of today.
 
-    Returns what came of it. Everything else of the plan stands in the new one as it ended.
+    Returns what came of it. Everything else of the plan stands in the new one as it ended. A job of an older plan
+    stands for the newest plan's of the same name and series.
     """
     latest = plans.latest(db, study_id)
     old_jobs = plans.jobs_of(db, latest["plan_id"]) if latest else []
-    roots = {job["job_id"] for job in old_jobs if job["job_id"] in job_ids}
+    named = {(job["job_name"], job["series_id"]) for job in plans.jobs_by_id(db, study_id, job_ids)}
+    roots = {job["job_id"] for job in old_jobs if (job["job_name"], job["series_id"]) in named}
     if latest is None or not roots:
-        return "none of these jobs is in the study's newest plan; rerun the study instead"
+        return "the study's newest plan has none of these jobs; rerun the study instead"
     again = _downstream(old_jobs, roots)
     run = plans.next_run(db, study_id, latest["revision"])
     plan_id = identity.plan_id(study_id, latest["revision"], run)

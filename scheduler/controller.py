@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
 import structlog
-from dcm_processor.orthanc import Orthanc
-from dcm_processor.store import Store
 
 from dcm_processor.errors import DcmProcessorError, TransientError
 from dcm_processor.ledger import Lease, LeaseLostError, Ledger, leases
 from dcm_processor.logging import set_up_logging
+from dcm_processor.orthanc import Orthanc
 from dcm_processor.settings import Settings, checkout_from_environment
+from dcm_processor.store import Store
 from dcm_processor.transport import REPORTS, Report, Transport, parse_report
 from scheduler import outcomes
 from scheduler.changes import Changes
@@ -36,7 +36,7 @@ LEASE = "controller"
 LEASE_SECONDS = 15.0
 TICK = 1.0
 """Seconds after which the controller looks at the ledger even if nothing woke it."""
-_EVERY = {"renew": LEASE_SECONDS / 3, "changes": 2.0, "overdue": 5.0, "attempts": 5.0, "plans": 60.0, "results": 60.0}
+EVERY = {"renew": LEASE_SECONDS / 3, "changes": 2.0, "overdue": 5.0, "attempts": 5.0, "plans": 60.0, "results": 60.0}
 """Seconds between two runs of a step; the others run every turn."""
 
 
@@ -77,7 +77,8 @@ class Controller:
         finally:
             self._planner.close()
             self._stream.close()
-            self._logs.stop()
+            self._logs.close()
+            self._transport.close()
         with self._ledger.write() as db:
             leases.release(db, lease)
 
@@ -113,7 +114,7 @@ class Controller:
             now = time.monotonic()
             if now < self._due.get(name, 0):
                 continue
-            self._due[name] = now + _EVERY.get(name, 0)
+            self._due[name] = now + EVERY.get(name, 0)
             effects = Effects()
             try:
                 step(effects)

@@ -30,7 +30,7 @@ class LogReceiver(threading.Thread):
         self._logs = logs
         self._stopped = threading.Event()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._stopped.set()
 
     def run(self) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 import structlog
-from dcm_processor.store import Store
 from sqlalchemy import Connection as Database
-from sqlalchemy import RowMapping, select
+from sqlalchemy import RowMapping
 
 from dcm_processor.ledger import Lease, Ledger, events, plans, studies
-from dcm_processor.ledger.schema import jobs
 from dcm_processor.settings import Settings
+from dcm_processor.store import Store
 from dcm_processor.vocabulary import EventKind, JobState, StudyState
 from scheduler.adoption import adopt, rerun_jobs
 from scheduler.effects import Effects
@@ -129,7 +128,7 @@ class Planner:
                 if latest is None:
                     studies.set_state(db, study_id, StudyState.UNPLANNED, reason=result, now=now)
             case Ending.UNAVAILABLE:
-                events.put_off(db, ids, planned.reason, due_at=now + _BACKOFF[2], counts=False)
+                events.put_off(db, ids, planned.reason, due_at=now + _BACKOFF[1], counts=False)
                 if latest is None:
                     studies.set_state(db, study_id, StudyState.WAITING, reason=planned.reason, now=now)
                 return planned.reason
@@ -166,9 +165,7 @@ def _why(found: Sequence[RowMapping]) -> str:
 
 def _cancel(db: Database, study_id: str, job_ids: Sequence[str], effects: Effects, *, now: float) -> str:
     """Jobs that have not started are cancelled now, running ones by their workers; returns it in words."""
-    rows = (
-        db.execute(select(jobs).where(jobs.c.job_id.in_(list(job_ids)), jobs.c.study_id == study_id)).mappings().all()
-    )
+    rows = plans.jobs_by_id(db, study_id, job_ids)
     running = [f"{row['job_id']}-{row['attempt']}" for row in rows if row["state"] == JobState.STARTED]
     effects.cancel.extend(running)
     not_started = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)

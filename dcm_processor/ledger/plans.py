@@ -1,6 +1,6 @@
 """Plans and their jobs: what was decided about a study, and what replaced it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, func, insert, select, update
@@ -91,6 +91,12 @@ def drop_attempts(db: Connection, ids: Sequence[str], state: JobState, reason: s
 def jobs_of(db: Connection, plan_id: str) -> Sequence[RowMapping]:
     """The plan's jobs in plan order."""
     return db.execute(select(jobs).where(jobs.c.plan_id == plan_id).order_by(jobs.c.position)).mappings().all()
+
+
+def jobs_by_id(db: Connection, study_id: str, job_ids: Collection[str]) -> Sequence[RowMapping]:
+    """Those of the jobs that belong to the study."""
+    query = select(jobs).where(jobs.c.study_id == study_id, jobs.c.job_id.in_(list(job_ids)))
+    return db.execute(query).mappings().all()
 
 
 def predecessor_runs(db: Connection, study_id: str, plan_id: str) -> bool:

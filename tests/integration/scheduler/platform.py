@@ -104,8 +104,8 @@ class HandWorker:
     def pop(self, queue: str = "default", seconds: float = 20) -> str:
         """The next attempt's id, as a worker's BLPOP gets it."""
         with redis.Redis.from_url(self.transport.url) as client:
-            rq = Queue(queue, connection=client, serializer=JSONSerializer)
-            return str(wait_until(rq.pop_job_id, seconds, f"an attempt on {queue}"))
+            key = Queue(queue, connection=client, serializer=JSONSerializer).key
+            return str(wait_until(lambda: client.lpop(key), seconds, f"an attempt on {queue}").decode())
 
     def report(self, attempt_id: str, kind: str = "started", outcome: Outcome | None = None) -> Report:
         return Report(kind, attempt_id, f"hand/{attempt_id}", "hand", "here", outcome.to_json() if outcome else {})
