@@ -259,7 +259,7 @@ def _unpack(value: bytes, vr: str, element: Any) -> list[object]:
     count, rest = divmod(len(value), struct.calcsize("=" + code))
     if rest:
         text = value.rstrip(b" \0")
-        return [text.decode("ascii") if text.isascii() and text.decode("ascii").isprintable() else value.hex()]
+        return [text.decode("ascii") if text.isascii() and text.decode("ascii").isprintable() else f"0x{value.hex()}"]
     numbers: list[object] = list(struct.unpack(f"{_endian(element)}{count}{code}", value))
     if vr == "SS" and element.tag in _LUT_DESCRIPTORS and isinstance(numbers[0], int) and numbers[0] < 0:
         numbers[0] += 0x10000  # the first value is unsigned in any case (PS3.3 C.7.6.3.1.5)
@@ -272,7 +272,7 @@ def _endian(element: Any) -> str:
 
 def _tags(value: bytes, element: Any) -> list[object]:
     if len(value) % 4:
-        return [value.hex()]
+        return [f"0x{value.hex()}"]
     halves = struct.unpack(f"{_endian(element)}{len(value) // 2}H", value)
     return [group << 16 | number for group, number in zip(halves[::2], halves[1::2], strict=True)]
 

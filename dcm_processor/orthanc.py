@@ -1,8 +1,8 @@
 """Orthanc's REST API, as far as this project uses it; the same with Orthanc 1.10 and 1.12.
 
-Nothing is tried twice here: the one layer that retries is the caller's. Proxies and .netrc of the environment are not
-used. Every method raises OrthancUnavailableError where Orthanc does not answer, or not as Orthanc does; those that name
-a study or an instance raise StudyGoneError where Orthanc does not hold it.
+Failures are not tried again here: the one layer that retries is the caller's. Proxies and .netrc of the environment are
+not used. Every method raises OrthancUnavailableError where Orthanc does not answer, or not as Orthanc does; those that
+name a study or an instance raise StudyGoneError where Orthanc does not hold it.
 """
 
 import re

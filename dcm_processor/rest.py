@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from dcm_processor.errors import OrthancUnavailableError, StudyGoneError
 
@@ -23,6 +24,7 @@ _CHUNK = 1024 * 1024
 _LEAST = 64 * 1024
 """Bytes that must come within the time-out; an answer that trickles in more slowly counts as none."""
 _CONNECT_TIMEOUT = 5.0
+_FILE_TYPES = ("application/dicom", "application/octet-stream")
 
 
 class Rest:
@@ -69,7 +71,7 @@ class Rest:
         """The answer to GET `path` while it comes."""
         with self._open(path, gone=gone) as response:
             kind = response.headers.get("Content-Type", "")
-            if not kind.startswith("application/"):
+            if kind.split(";")[0].strip() not in _FILE_TYPES:
                 raise OrthancUnavailableError(f"{self} sends {kind or 'something'} where a DICOM file was asked for")
             yield Body(self._chunks(response), response.headers.get("Content-Length", ""))
 
@@ -83,20 +85,33 @@ class Rest:
     @contextmanager
     def _open(self, path: str, *, gone: str) -> Iterator[requests.Response]:
         try:
-            response = self._session.get(
-                self._url + path,
-                stream=True,
-                timeout=(min(_CONNECT_TIMEOUT, self._timeout), self._timeout),
-                allow_redirects=False,
-            )
+            response = self._get(path)
         except requests.RequestException as error:
             raise OrthancUnavailableError(f"{self} {self._silence(error)}") from error
         with response:
-            if response.status_code == requests.codes.not_found and gone and self._says_so_itself(response):
+            # 400: there is such a resource, but it is, say, a series.
+            if gone and response.status_code in (400, 404) and self._says_so_itself(response):
                 raise StudyGoneError(GONE.format(gone))
-            if response.status_code != requests.codes.ok:
+            if response.status_code != 200:
                 raise OrthancUnavailableError(f"{self} {self._complaint(response.status_code)} (GET {path})")
             yield response
+
+    def _get(self, path: str) -> requests.Response:
+        get = partial(
+            self._session.get,
+            self._url + path,
+            stream=True,
+            timeout=(min(_CONNECT_TIMEOUT, self._timeout), self._timeout),
+            allow_redirects=False,
+        )
+        try:
+            return get()
+        except requests.ConnectionError as error:
+            if not isinstance(error.args[0] if error.args else None, ProtocolError):
+                raise
+            # A kept connection that the server was just closing (Orthanc does after a second of silence) is no failure
+            # of the server: RFC 9112 9.3.1.
+            return get()
 
     def _chunks(self, response: requests.Response) -> Iterator[bytes]:
         since, received = time.monotonic(), 0
@@ -112,7 +127,7 @@ class Rest:
             raise OrthancUnavailableError(f"{self} broke off in its answer: {type(error).__name__}") from error
 
     def _says_so_itself(self, response: requests.Response) -> bool:
-        """Whether a 404 is Orthanc's, and not that of something else behind this address."""
+        """Whether it is Orthanc that does not have it, and not something else behind this address."""
         try:
             answer = json.loads(b"".join(self._chunks(response)) or b"{}")
         except ValueError:
@@ -130,14 +145,14 @@ class Rest:
         return f"cannot be reached ({type(error).__name__}): see that it runs, or correct ORTHANC_REST_URL"
 
     def _complaint(self, status: int) -> str:
-        if status in (requests.codes.unauthorized, requests.codes.forbidden):
+        if status in (401, 403):
             return (
                 f"refuses user {self._username!r} ({status}): correct ORTHANC_REST_USERNAME and ORTHANC_REST_PASSWORD, "
                 "and see that Orthanc's RemoteAccessAllowed is true where it runs on another machine"
             )
         if 300 <= status < 400:
             return f"sends us elsewhere ({status}): name the address itself in ORTHANC_REST_URL"
-        if status == requests.codes.not_found:
+        if status == 404:
             return "answers 404, as Orthanc would not: correct ORTHANC_REST_URL"
         return f"answers {status}"
 
