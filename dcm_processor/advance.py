@@ -1,10 +1,10 @@
 """How a plan goes on: from the states of its scheduled jobs to those that may run now and those that never will.
 
-Pure, and complete in one call: what is skipped here counts as ended for everything else. Whoever does what `advance` says
-after every change of a state has no job that waits for ever.
+Pure, and complete in one call: what is skipped here counts as ended for everything else. Whoever does what `advance`
+says after every change of a state has no job that waits for ever.
 """
 
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,8 +33,8 @@ class Advance:
 def advance(plan: Sequence[Node], outcomes: Mapping[str, JobState]) -> Advance:
     """Decide about the waiting jobs of a plan.
 
-    `outcomes` are the states of its jobs; one that is missing is waiting. A dependency that is not of the plan counts as
-    it stands in `outcomes`, and as skipped where it does not. Time and memory grow with jobs and dependencies together.
+    `outcomes` are the states of its jobs; one that is missing is waiting. A dependency that is not of the plan counts
+    as it stands in `outcomes`, and as skipped where it does not. Time grows with jobs and dependencies together.
     """
     run = _Run(plan, outcomes)
     run.skip_dependents()
@@ -104,13 +104,13 @@ class _Run:
 
     def ready(self) -> list[str]:
         """Waiting jobs whose earlier stages and dependencies have all ended."""
-        unended = Counter(node.stage for node in self.plan if not self.states[node.job_id].ended)
-        open_stage = min((_STAGES[stage] for stage in unended), default=len(_STAGES))
+        unended = {node.stage for node in self.plan if not self.states[node.job_id].ended}
+        current = min(unended, key=_STAGES.__getitem__, default=None)
         return [
             node.job_id
             for node in self.plan
             if self.states[node.job_id] is JobState.WAITING
-            and _STAGES[node.stage] <= open_stage
+            and node.stage is current
             and all(self.states[dependency].ended for dependency in node.dependencies)
         ]
 

@@ -125,8 +125,8 @@ Count = Annotated[int, Field(ge=0, le=1000)]
 Pause = Annotated[float, Field(ge=0, le=_LONGEST)]
 Pauses = Annotated[
     tuple[Pause, ...],
-    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
     Field(min_length=1, max_length=1000),
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
 ]
 
 
@@ -145,6 +145,7 @@ class _Strict(BaseModel):
         extra="ignore",
         allow_inf_nan=False,
         alias_generator=to_camel,
+        field_title_generator=lambda name, _: to_camel(name),
         validate_by_name=True,
         validate_by_alias=True,
     )

@@ -53,7 +53,7 @@ class Fault:
     """One thing that is wrong, or (as a warning) odd, with a service's settings.
 
     `field` is a path such as `retry.max` or `[2].dependsOn`, "" for the file as a whole. `job` is the job concerned, if
-    its name can be read, and `stage` that job's stage unless it is disabled: a plan must know that it lacks a `pre` job.
+    its name can be read, and `stage` its stage unless it is disabled: a plan must know when a `pre` job is missing.
     """
 
     service: str
@@ -129,6 +129,7 @@ def json_schema() -> dict[str, Any]:
     """
     job = JobSettings.model_json_schema(by_alias=True)
     definitions = job.pop("$defs")
+    job |= {"title": "job", "description": "One job."}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "settings.json of a dcm-processor service",

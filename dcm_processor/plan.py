@@ -100,13 +100,10 @@ def make_plan(registry: ServiceRegistry, series_ids: Sequence[str], outcomes: Ma
     A job's own state comes first: disabled, errored, declined; then what it depends on. Of an enabled job without an
     outcome it is assumed that its callback failed. A series job in a study without series stands in the plan once.
     """
-    ordered = order(registry)
-    keys = {job.name: instances_of(job, series_ids) or (JobKey(job.name, None),) for job in ordered}
-    entries: dict[JobKey, _Entry] = {}
-    for job in ordered:
-        for key in keys[job.name]:
-            entries[key] = _decide(key, job, registry, series_ids, outcomes, keys, entries)
-    _block_later_stages(registry, entries)
+    planner = _Planner(registry, series_ids, outcomes)
+    planner.decide()
+    planner.block_later_stages()
+    entries = planner.entries
     position = {key: number for number, key in enumerate(entries)}
     return Plan(
         tuple(
@@ -170,57 +167,114 @@ class _Entry:
     dependencies: set[JobKey] = field(default_factory=set)
 
 
-def _decide(
-    key: JobKey,
-    job: Job,
-    registry: ServiceRegistry,
-    series_ids: Sequence[str],
-    outcomes: Mapping[JobKey, CallbackOutcome],
-    keys: Mapping[str, tuple[JobKey, ...]],
-    entries: Mapping[JobKey, _Entry],
-) -> _Entry:
-    """The verdict on one job, those before it in the plan being decided."""
+class _Planner:
+    """What decisions are made from, and those made so far, in plan order."""
 
-    def unscheduled(verdict: Verdict, reason: str, state: str, root: str = "") -> _Entry:
-        return _Entry(job, verdict, reason, state, root or f'"{job.name}" {state}')
+    def __init__(
+        self, registry: ServiceRegistry, series_ids: Sequence[str], outcomes: Mapping[JobKey, CallbackOutcome]
+    ) -> None:
+        self.registry = registry
+        self.series_ids = series_ids
+        self.outcomes = outcomes
+        self.ordered = order(registry)
+        self.keys = {job.name: instances_of(job, series_ids) or (JobKey(job.name, None),) for job in self.ordered}
+        self.entries: dict[JobKey, _Entry] = {}
+        self._all: dict[tuple[Stage, str | None], set[JobKey]] = {}
 
-    outcome = outcomes.get(key)
-    if job.settings.disabled:
-        return unscheduled(Verdict.DISABLED, "it is disabled", "is disabled")
-    if job.settings.level is Level.SERIES and not series_ids:
-        return unscheduled(Verdict.SKIPPED, "the study has no series of its own", "has no series to run for")
-    if outcome is None or outcome.error is not None:
-        error = outcome.error if outcome else "it was not asked"
-        return unscheduled(Verdict.ERRORED, f"its callback failed: {error}", "has a callback that failed")
-    if not outcome.applies:
-        return unscheduled(Verdict.DECLINED, "its callback declined", "was declined by its callback")
-    if job.name in registry.knots:
-        cycle = arrows(registry.cycle(job.name))
-        return unscheduled(Verdict.SKIPPED, f"its dependencies form a cycle: {cycle}", f"is in a cycle ({cycle})")
-    if later := registry.later(job):
-        state = f'depends on "{later.name}", which is of a later stage ({later.settings.stage})'
-        return unscheduled(Verdict.SKIPPED, f"it {state}", state)
-    scheduled: set[JobKey] = set()
-    unmet: list[tuple[str, str, str]] = []  # name, state, root
-    for name in job.settings.depends_on:
-        if name == ALL:
-            scheduled |= _scheduled_before(key, job, registry, keys, entries)
-        elif name not in keys:
-            state = _absence(registry, name)
-            unmet.append((name, state, f'"{name}" {state}'))
-        else:
-            found = [(each, entries[each]) for each in _seen_from(key, keys[name])]
-            met = {each for each, entry in found if entry.verdict is Verdict.SCHEDULED}
-            scheduled |= met
-            if not met:
-                unmet.append((name, *_shared_fate(name, [entry for _, entry in found])))
-    if unmet and job.settings.on_dependency_failure is OnDependencyFailure.SKIP:
+    def decide(self) -> None:
+        """Decide about each job after those it depends on."""
+        for job in self.ordered:
+            for key in self.keys[job.name]:
+                self.entries[key] = self._own(key, job) or self._refused(job) or self._by_dependencies(key, job)
+
+    def block_later_stages(self) -> None:
+        """Skip whatever is scheduled after stage `pre` if a job of that stage should run and does not.
+
+        It may be an anonymiser: better nothing than what it has not seen. So a pre job with broken settings counts too.
+        """
+        culprits = [
+            f'"{key.job_name}" {entry.state}'
+            for key, entry in self.entries.items()
+            if entry.job.settings.stage is Stage.PRE and entry.verdict in (Verdict.ERRORED, Verdict.SKIPPED)
+        ]
+        culprits += [f'"{fault.job}" {_unusable(fault)}' for fault in self.registry.faults if fault.stage is Stage.PRE]
+        for entry in self.entries.values():
+            if culprits and entry.verdict is Verdict.SCHEDULED and entry.job.settings.stage is not Stage.PRE:
+                entry.verdict = Verdict.SKIPPED
+                entry.reason = f"nothing runs after stage pre, because its job {culprits[0]}"
+                entry.dependencies = set()
+
+    def _own(self, key: JobKey, job: Job) -> _Entry | None:
+        """What a job's settings and callback say against it."""
+        outcome = self.outcomes.get(key)
+        if job.settings.disabled:
+            return _unscheduled(job, Verdict.DISABLED, "it is disabled", "is disabled")
+        if job.settings.level is Level.SERIES and not self.series_ids:
+            reason = "the study has no series of its own"
+            return _unscheduled(job, Verdict.SKIPPED, reason, "has no series to run for")
+        if outcome is None or outcome.error is not None:
+            error = outcome.error if outcome else "it was not asked"
+            return _unscheduled(job, Verdict.ERRORED, f"its callback failed: {error}", "has a callback that failed")
+        if not outcome.applies:
+            return _unscheduled(job, Verdict.DECLINED, "its callback declined", "was declined by its callback")
+        return None
+
+    def _refused(self, job: Job) -> _Entry | None:
+        """Dependencies that no order of events can meet, whatever the job says of failed ones."""
+        if job.name in self.registry.knots:
+            cycle = arrows(self.registry.cycle(job.name))
+            reason = f"its dependencies form a cycle: {cycle}"
+            return _unscheduled(job, Verdict.SKIPPED, reason, f"is in a cycle ({cycle})")
+        if later := self.registry.later(job):
+            state = f'depends on "{later.name}", which is of a later stage ({later.settings.stage})'
+            return _unscheduled(job, Verdict.SKIPPED, f"it {state}", state)
+        return None
+
+    def _by_dependencies(self, key: JobKey, job: Job) -> _Entry:
+        """Skipped for want of a dependency, or scheduled after those that are."""
+        scheduled: set[JobKey] = set()
+        unmet: list[tuple[str, str, str]] = []  # name, state, root
+        for name in job.settings.depends_on:
+            if name == ALL:
+                scheduled |= self._all_before(key, job)
+            elif name in self.keys:
+                concerned = _seen_from(key, self.keys[name])
+                met = {each for each in concerned if self.entries[each].verdict is Verdict.SCHEDULED}
+                scheduled |= met
+                if not met:
+                    unmet.append((name, *_shared_fate(name, [self.entries[each] for each in concerned])))
+            else:
+                fault = next((fault for fault in self.registry.faults if fault.job == name), None)
+                state = _unusable(fault) if fault else "is not installed"
+                unmet.append((name, state, f'"{name}" {state}'))
+        if not unmet or job.settings.on_dependency_failure is OnDependencyFailure.RUN:
+            return _Entry(job, Verdict.SCHEDULED, "its callback accepted", dependencies=scheduled)
         name, state, root = unmet[0]
-        more = f" (the same goes for {len(unmet) - 1} more of its dependencies)" if len(unmet) > 1 else ""
-        return unscheduled(
-            Verdict.SKIPPED, f'it depends on "{name}", which {state}{more}', f"is skipped ({root})", root
-        )
-    return _Entry(job, Verdict.SCHEDULED, "its callback accepted", dependencies=scheduled)
+        others = ", ".join(f'"{name}"' for name, _, _ in unmet[1:4]) + (" and more" if len(unmet) > 4 else "")
+        too = f"; {others} will not run either" if others else ""
+        reason = f'it depends on "{name}", which {state}{too}'
+        return _unscheduled(job, Verdict.SKIPPED, reason, f"is skipped ({root})", root)
+
+    def _all_before(self, key: JobKey, job: Job) -> set[JobKey]:
+        """What "*" means for a job: the scheduled jobs of earlier stages, and of its own those without "*".
+
+        It is the same for all jobs of a stage and series, and all of it is decided when the first of them comes.
+        """
+        stage = job.settings.stage
+        if (stage, key.series_id) not in self._all:
+            self._all[stage, key.series_id] = {
+                each
+                for other in self.ordered
+                if other.settings.stage.position < stage.position
+                or (other.settings.stage is stage and ALL not in other.settings.depends_on)
+                for each in _seen_from(key, self.keys[other.name])
+                if self.entries[each].verdict is Verdict.SCHEDULED
+            }
+        return self._all[stage, key.series_id]
+
+
+def _unscheduled(job: Job, verdict: Verdict, reason: str, state: str, root: str = "") -> _Entry:
+    return _Entry(job, verdict, reason, state, root or f'"{job.name}" {state}')
 
 
 def _seen_from(key: JobKey, others: tuple[JobKey, ...]) -> tuple[JobKey, ...]:
@@ -230,29 +284,8 @@ def _seen_from(key: JobKey, others: tuple[JobKey, ...]) -> tuple[JobKey, ...]:
     return (JobKey(others[0].job_name, key.series_id),)
 
 
-def _scheduled_before(
-    key: JobKey,
-    job: Job,
-    registry: ServiceRegistry,
-    keys: Mapping[str, tuple[JobKey, ...]],
-    entries: Mapping[JobKey, _Entry],
-) -> set[JobKey]:
-    """What "*" means for a job: the scheduled jobs of earlier stages, and of its own those without "*"."""
-    stage = job.settings.stage
-    return {
-        each
-        for other in registry.jobs
-        if other.settings.stage.position < stage.position
-        or (other.settings.stage is stage and ALL not in other.settings.depends_on)
-        for each in _seen_from(key, keys[other.name])
-        if entries[each].verdict is Verdict.SCHEDULED
-    }
-
-
-def _absence(registry: ServiceRegistry, name: str) -> str:
-    """Why a job is not in the registry."""
-    fault = next((fault for fault in registry.faults if fault.job == name), None)
-    return f"cannot be used ({fault})" if fault else "is not installed"
+def _unusable(fault: Fault) -> str:
+    return f"cannot be used ({fault})"
 
 
 def _shared_fate(name: str, entries: Sequence[_Entry]) -> tuple[str, str]:
@@ -263,30 +296,6 @@ def _shared_fate(name: str, entries: Sequence[_Entry]) -> tuple[str, str]:
     verdicts = Counter(str(entry.verdict) for entry in entries)
     state = f"is scheduled for no series ({', '.join(f'{count} {verdict}' for verdict, count in verdicts.items())})"
     return state, f'"{name}" {state}'
-
-
-def _block_later_stages(registry: ServiceRegistry, entries: Mapping[JobKey, _Entry]) -> None:
-    """Skip whatever is scheduled after stage `pre` if a job of that stage should run and does not.
-
-    It may be an anonymiser: better nothing than data it has not seen. So a pre job whose settings are broken counts too.
-    """
-    culprits = [
-        f'"{key.job_name}" {entry.state}'
-        for key, entry in entries.items()
-        if entry.job.settings.stage is Stage.PRE and entry.verdict in (Verdict.ERRORED, Verdict.SKIPPED)
-    ]
-    culprits += [_culprit(fault) for fault in registry.faults if fault.stage is Stage.PRE]
-    if not culprits:
-        return
-    for entry in entries.values():
-        if entry.verdict is Verdict.SCHEDULED and entry.job.settings.stage is not Stage.PRE:
-            entry.verdict = Verdict.SKIPPED
-            entry.reason = f"nothing runs after stage pre, because its job {culprits[0]}"
-            entry.dependencies = set()
-
-
-def _culprit(fault: Fault) -> str:
-    return f'"{fault.job}" cannot be used ({fault})'
 
 
 def _rank(job: Job) -> tuple[bool, float, str]:
