@@ -25,7 +25,7 @@ _FOREIGN = (
     "was put there by hand and is not used: make it the registry/ (or module/) folder of a service source, "
     "install that with `bash service.sh install NAME -p SOURCE`, and move this one away"
 )
-_LOCK_SECONDS = 60
+LOCK_SECONDS = 60
 
 
 class VersionLinks:
@@ -108,7 +108,7 @@ class VersionLinks:
     # -- changing, under the lock
 
     @contextlib.contextmanager
-    def locked(self, seconds: float = _LOCK_SECONDS) -> Iterator[None]:
+    def locked(self, seconds: float | None = None) -> Iterator[None]:
         """Hold the lock, and clear away what a killed process left half done.
 
         Raises ServiceError where another process holds it for so long.
@@ -116,7 +116,7 @@ class VersionLinks:
         for root in self._roots.values():
             (root / _VERSIONS).mkdir(parents=True, exist_ok=True)
         with (self._roots["registry"] / _VERSIONS / ".lock").open("a") as lock:
-            give_up = time.monotonic() + seconds
+            give_up = time.monotonic() + (LOCK_SECONDS if seconds is None else seconds)
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -57,7 +57,7 @@ class Ward:
         self._headers = marshal.dumps(headers)
         self._selected = frozenset(selected)
         self._folders = folders
-        self._injected = dict(injected)
+        self._injected = {key: values for key, values in injected.items() if values}
         self._services = services
         self._functions: dict[str, Callable[..., Any]] = {}
 
@@ -93,7 +93,8 @@ class Ward:
             answer["applies"], answer["injected"] = contract.interpret(returned)
         except BaseException as error:  # noqa: BLE001 - foreign code may raise anything, SystemExit too
             answer["error"], answer["traceback"] = _told(error)
-        self._injected[key] = answer["injected"]
+        if answer["injected"]:
+            self._injected[key] = answer["injected"]
         return {**answer, "missed": missed}
 
     def _function(self, job: Job) -> Callable[..., Any]:
@@ -116,8 +117,6 @@ def _seen_by(key: JobKey, injected: Mapping[JobKey, Mapping[str, Any]]) -> dict[
     """
     seen: dict[str, dict[str, Any]] = {}
     for other, values in injected.items():
-        if not values:
-            continue
         if other.series_id is None or other.series_id == key.series_id:
             seen[other.job_name] = dict(values)
         elif key.series_id is None:
