@@ -1,0 +1,113 @@
+"""What the documents say is what the code does: names, lists and examples, taken from the documents themselves."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcm_processor.contract import AddedParams, Headers, call, interpret
+from dcm_processor.headers import DEFAULT_HEADER_FIELDS
+from dcm_processor.job_settings import JobSettings
+from dcm_processor.manifest import Defaults, parse_manifest
+from dcm_processor.vocabulary import ExitReason, JobState, Level, Verdict
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SERVICES = (CHECKOUT / "docs" / "services.md").read_text()
+DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def functions(name: str) -> list[Any]:
+    """The functions of that name in the examples."""
+    found = []
+    for source in blocks(SERVICES, "python"):
+        namespace: dict[str, Any] = {}
+        exec(compile(source, "docs/services.md", "exec"), namespace)
+        if name in namespace:
+            found.append(namespace[name])
+    return found
+
+
+class TestServices:
+    def test_the_table_has_every_field_of_settings_json(self) -> None:
+        table = SERVICES.partition("| field | value | default |")[2].partition("\n\n")[0]
+        listed = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+        assert sorted(listed) == sorted(str(field.alias) for field in JobSettings.model_fields.values())
+
+    def test_the_list_of_header_fields_is_the_default(self) -> None:
+        (listed,) = blocks(SERVICES, "text")
+        assert tuple(listed.split()) == DEFAULT_HEADER_FIELDS
+
+    def test_the_example_of_settings_json_is_right(self) -> None:
+        parsed = parse_manifest(
+            blocks(SERVICES, "json")[0], "my-service", Defaults(Level.STUDY, "default", ("default",))
+        )
+        assert (parsed.faults, parsed.warnings) == ((), ())
+
+    def test_the_example_of_headers_is_as_they_are(self) -> None:
+        """Only selected elements, and what all series agree on stands at the top as well."""
+        headers = json.loads(blocks(SERVICES, "json")[1].replace("…", ""))
+        ours = {"patientId", "studyId", "seriesIds", "dcmpath", "series", "seriesId", "NumberOfInstances"}
+        assert set(headers) | set(headers["series"][0]) <= {*ours, *DEFAULT_HEADER_FIELDS}
+        assert {series["Modality"] for series in headers["series"]} == {headers["Modality"]}
+
+    def test_the_example_of_a_callback_runs(self) -> None:
+        (callback,) = functions("callback")
+        for modality, applies in (("MR", True), ("CT", False)):
+            said = call(callback, jobName="volume", headers=Headers({"Modality": modality}), params={}, added_params={})
+            assert interpret(said) == (applies, {})
+
+    def test_the_examples_of_worker_functions_run(self, tmp_path: Path) -> None:
+        count, _, copy, busy = functions("worker")
+        output, dicom, nifti = (tmp_path / name for name in ("output", "dicom", "nifti"))
+        for folder in (output, dicom, nifti):
+            folder.mkdir()
+        (dicom / "1.dcm").touch()
+        (nifti / "1.nii.gz").touch()
+        common = {"headers": {}, "params": {}, "dicom_dir": str(dicom), "output_dir": str(output)}
+        call(count, jobName="count", added_params={}, **common)
+        assert (output / "count.txt").read_text() == "1"
+        call(copy, inputs={"dcm2nii": str(nifti)}, outcomes={"dcm2nii": {"state": "finished"}}, output_dir=str(output))
+        assert (output / "1.nii.gz").exists()
+        with pytest.raises(Exception, match="busy"):
+            call(busy, jobName="busy")
+
+    def test_the_example_of_added_params_runs(self, capsys: pytest.CaptureFixture[str]) -> None:
+        _, look, *_ = functions("worker")
+        call(look, added_params=AddedParams({"side-of": {"side": "L"}}, {"side-of": "laterality"}))
+        assert capsys.readouterr().out == "side-of {'side': 'L'}\n"
+
+
+@pytest.mark.parametrize("words", [Verdict, JobState, ExitReason])
+def test_the_glossary_has_every_word(words: Any) -> None:
+    glossary = (CHECKOUT / "docs" / "glossary.md").read_text().replace("time-out", "timeout")
+    for word in words:
+        assert f"*{str(word).replace('_', ' ')}*" in glossary, word
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text()
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        target, _, anchor = link.partition("#")
+        if "://" in target:
+            continue
+        path = (document.parent / target).resolve() if target else document
+        assert path.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_are_named_are_there(document: Path) -> None:
+    """Paths in backquotes that begin with a folder of this checkout."""
+    folders = "dcm_processor|scheduler|worker|dashboard|orthanc|services|sh|docs|tests|requirements|benchmarks"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]*\w/?)`", document.read_text()):
+        assert (CHECKOUT / path).exists(), path
