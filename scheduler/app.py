@@ -14,17 +14,18 @@ from dcm_processor.transport import Transport
 from scheduler.api import PREFIX, register_api
 from scheduler.api.operation import operation_of
 from scheduler.auth import Right, Tokens, require
-from scheduler.breaker import Breaker
 from scheduler.explaining import Explainer
 from scheduler.health import health
 from scheduler.intake import intake
 from scheduler.parts import EXTENSION, Explain, Parts, parts
 from scheduler.problems import handle_problems
 from scheduler.readiness import Readiness
+from scheduler.recorder import Recorder
+from scheduler.unread import discard_body
 from scheduler.wake import CanWake, Waker
 
-LEDGER_PATIENCE = 1.5
-"""Seconds a request waits for another writer of the ledger: the hook is to be answered within two."""
+LEDGER_PATIENCE = 1.0
+"""Seconds a request waits for another writer of the ledger; with its turn (Recorder) that makes less than two."""
 REDIS_PATIENCE = 1.0
 """Seconds a request waits for Redis, where it needs it at all."""
 
@@ -56,8 +57,8 @@ def create_app(
         settings=settings,
         tokens=Tokens(settings.BASEDIR / "secrets"),
         ledger=ledger,
-        breaker=Breaker(),
-        waker=Waker(transport or Transport(settings.redis_url)),
+        recorder=Recorder(ledger),
+        waker=Waker(transport if transport is not None else Transport(settings.redis_url)),
         redis=quick,
         readiness=Readiness(ledger, quick),
         store=store or Store.of(settings),
@@ -68,6 +69,7 @@ def create_app(
     handle_problems(app)
     app.before_request(_authorize)
     app.after_request(_harden)
+    app.after_request(discard_body)
     app.register_blueprint(intake)
     app.register_blueprint(health)
     register_api(app)

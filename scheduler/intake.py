@@ -35,12 +35,12 @@ class StableStudy(BaseModel):
     body=StableStudy,
     body_limit=BODY_LIMIT,
     right=Right.HOOK,
+    problems=(400, 413, 415),
     # libcurl, and so Orthanc's HttpPost, calls any body a form unless told otherwise
     body_types=("application/json", "", "application/x-www-form-urlencoded"),
 )
 def stable_study(body: StableStudy) -> Accepted:
     """Orthanc's OnStableStudy hook. 202 says that the ledger has it on its disk, Redis or not; 503 that it has not."""
-    with parts().breaker.guard():
-        event_id = parts().ledger.record_event(EventKind.STABLE, body.study_id)
+    event_id = parts().recorder.record(EventKind.STABLE, body.study_id)
     parts().waker.wake("stable")
     return Accepted(study_id=body.study_id, event_id=event_id)

@@ -46,8 +46,8 @@ def openapi(app: Flask) -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
             "description": (
                 "Studies, their plans and their jobs. Errors are RFC 9457 problem documents. Lists are newest first "
-                "and go on with `cursor`. A request for something to be done is answered 202 once the ledger has it; the "
-                "study or the job shows what came of it."
+                "and go on with `cursor`. What asks for something to be done is answered 202 once the ledger has it; "
+                "the study or the job shows what came of it."
             ),
         },
         "security": [{"bearer": []}],

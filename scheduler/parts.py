@@ -11,8 +11,8 @@ from dcm_processor.ledger import Ledger
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from scheduler.auth import Tokens
-from scheduler.breaker import Breaker
 from scheduler.readiness import Readiness
+from scheduler.recorder import Recorder
 from scheduler.wake import Waker
 
 EXTENSION = "dcm_processor"
@@ -31,7 +31,7 @@ class Parts:
     settings: Settings
     tokens: Tokens
     ledger: Ledger
-    breaker: Breaker
+    recorder: Recorder
     waker: Waker
     redis: redis.Redis  # with short time-outs: for queues and readiness
     readiness: Readiness

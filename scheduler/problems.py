@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 
 import structlog
-from flask import Flask, Response, request
+from flask import Flask, Response
 from pydantic import BaseModel, Field, ValidationError
 from werkzeug.exceptions import (
     BadRequest,
@@ -139,7 +139,7 @@ def _detail(error: HTTPException) -> str | None:
         case NotFound(description=NotFound.description):
             return "There is nothing at this address; GET /api/v1/openapi.json describes those there are"
         case RequestEntityTooLarge():
-            return f"The body is larger than the {request.max_content_length} bytes this address takes"
+            return "The body is larger than this address takes"
     return error.description
 
 

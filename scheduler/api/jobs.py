@@ -164,6 +164,6 @@ def _why_no_rerun(job: dict[str, Any], newest_plan: str) -> str | None:
 
 
 def _record(kind: EventKind, study_id: str, job_ids: list[str]) -> AcceptedJobs:
-    event_id = parts().ledger.record_event(kind, study_id, {"jobIds": job_ids})
+    event_id = parts().recorder.record(kind, study_id, {"jobIds": job_ids})
     parts().waker.wake(kind)
     return AcceptedJobs(study_id=study_id, event_id=event_id, job_ids=job_ids)

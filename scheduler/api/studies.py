@@ -119,7 +119,7 @@ def rerun_study(study_id: str, body: Rerun) -> Accepted:
     if body.jobs is not None:
         _check_names(body.jobs, study)
         payload = {"jobs": list(dict.fromkeys(body.jobs))}
-    event_id = parts().ledger.record_event(EventKind.RERUN, study_id, payload)
+    event_id = parts().recorder.record(EventKind.RERUN, study_id, payload)
     parts().waker.wake("rerun")
     return Accepted(study_id=study_id, event_id=event_id)
 

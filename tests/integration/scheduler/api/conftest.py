@@ -22,8 +22,15 @@ def api(installation: Installation) -> Api:
     return installation.api()
 
 
-@pytest.fixture
-def server(tmp_path: Path, valkey: ValkeyServer) -> Iterator[GunicornServer]:
-    """The scheduler's HTTP side as an installation runs it: gunicorn with our configuration, and a real Valkey."""
-    with Installation(tmp_path, REDIS_URL=valkey.url) as made, GunicornServer(tmp_path / "server", made) as running:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, valkey_server: ValkeyServer) -> Iterator[GunicornServer]:
+    """The scheduler's HTTP side as an installation runs it: gunicorn with our configuration, and a real Valkey.
+
+    One for all tests of a module, which therefore each have studies of their own.
+    """
+    folder = tmp_path_factory.mktemp("scheduler")
+    with (
+        Installation(folder, REDIS_URL=valkey_server.url) as made,
+        GunicornServer(folder / "server", made) as running,
+    ):
         yield running

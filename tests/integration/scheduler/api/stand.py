@@ -58,7 +58,7 @@ class Installation:
             (self.base / "secrets" / name).write_text(text + "\n")
         nobody: dict[str, Any] = {"REDIS_URL": NOBODY, "ORTHANC_REST_URL": "http://127.0.0.1:1"}
         self.settings = Settings(MODE="local", BASEDIR=self.base, **(nobody | settings))
-        self.ledger = Ledger(self.settings.database_url, busy_timeout=1.5)
+        self.ledger = Ledger(self.settings.database_url, busy_timeout=1.0)
         self.ledger.migrate()
         self.wakes = Wakes()
         self._now = time.time() - 600
@@ -75,10 +75,11 @@ class Installation:
     def api(self, explain: Explain | None = None) -> "Api":
         return Api(self.app(explain))
 
-    def events(self) -> list[dict[str, Any]]:
-        """Every event that waits for the controller, oldest first."""
+    def events(self, *studies: str) -> list[dict[str, Any]]:
+        """Every event that waits for the controller, oldest first; with arguments only those of these studies."""
         with self.ledger.read() as db:
-            return [dict(row) for row in events.due(db, now=time.time() + 1)]
+            found = [dict(row) for row in events.due(db, now=time.time() + 1, limit=10_000)]
+        return [event for event in found if not studies or event["study_id"] in studies]
 
     def study(self, number: int, state: StudyState = StudyState.FINISHED, **labels: Any) -> str:
         """A study; labels are elements of its headers."""
@@ -142,7 +143,7 @@ class Api:
         self.app = app
         self._client: FlaskClient = app.test_client()
         self.document = openapi(app)
-        resource: Resource[Any] = Resource(contents=self.document, specification=DRAFT202012)
+        resource: Resource[Any] = DRAFT202012.create_resource(self.document)
         self._registry: Registry[Any] = Registry().with_resource("urn:api", resource)
 
     def get(self, path: str, **more: Any) -> TestResponse:
