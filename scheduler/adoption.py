@@ -7,13 +7,13 @@ from sqlalchemy import Connection, RowMapping
 
 from dcm_processor import identity
 from dcm_processor.ledger import plans, studies
-from dcm_processor.plan import JobKey, Plan, PlannedJob, dependents
+from dcm_processor.plan import JobKey, Plan, PlannedJob, dependents, downstream
 from dcm_processor.registry import ServiceRegistry
-from dcm_processor.vocabulary import JobState, Level, OnUpdate, Verdict
+from dcm_processor.vocabulary import JobState, Level, OnUpdate, Stage, Verdict
 from scheduler.effects import Effects
 from scheduler.enqueue import orders_of
 from scheduler.planning import Planned
-from scheduler.progress import decide
+from scheduler.progress import apply, decide
 
 _CARRIED = "reused from an earlier run"
 
@@ -69,7 +69,9 @@ def rerun_jobs(
     roots = {job["job_id"] for job in old_jobs if (job["job_name"], job["series_id"]) in named}
     if latest is None or not roots:
         return "the study's newest plan has none of these jobs; rerun the study instead"
-    again = _downstream(old_jobs, roots)
+    again = downstream(
+        ((job["job_id"], Stage(job["settings"]["stage"]), job["dependencies"]) for job in old_jobs), roots
+    )
     run = plans.next_run(db, study_id, latest["revision"])
     plan_id = identity.plan_id(study_id, latest["revision"], run)
     new_ids = {job["job_id"]: identity.job_id(plan_id, job["job_name"], job["series_id"]) for job in old_jobs}
@@ -117,11 +119,7 @@ def _put(db: Connection, plan: dict[str, Any], rows: Sequence[dict[str, Any]], e
     study_id, plan_id = plan["study_id"], plan["plan_id"]
     effects.unwanted.extend(plans.supersede(db, study_id, plan_id, now=now))
     decision = decide(rows, blocked=plans.predecessor_runs(db, study_id, plan_id))
-    by_id = {row["job_id"]: row for row in rows}
-    for job_id, reason in decision.skipped:
-        by_id[job_id].update(state=JobState.SKIPPED, reason=reason, ended_at=now)
-    for job_id in decision.ready:
-        by_id[job_id].update(state=JobState.QUEUED, attempt=1)
+    apply(decision, rows, now=now)
     plans.add(db, {**plan, "ended_at": now if decision.ended else None}, rows, now=now)
     studies.set_state(db, study_id, decision.study, reason=decision.reason, now=now)
     if decision.ready:
@@ -200,12 +198,3 @@ def _standing(
         ):
             standing[job.key] = row
     return standing
-
-
-def _downstream(jobs: Sequence[RowMapping], roots: Collection[str]) -> set[str]:
-    """The jobs and whatever depends on them, by job id; jobs are in plan order, dependencies first."""
-    found = set(roots)
-    for job in jobs:
-        if found.intersection(job["dependencies"]):
-            found.add(job["job_id"])
-    return found

@@ -7,8 +7,8 @@ import structlog
 
 from dcm_processor.errors import TransportUnavailableError
 from dcm_processor.ledger import Ledger
-from dcm_processor.transport import Order, PlanOrder, Transport
-from scheduler.enqueue import enqueue, orders
+from dcm_processor.transport import Transport
+from scheduler.enqueue import Made, enqueue, orders
 from scheduler.results import Results
 
 log = structlog.get_logger()
@@ -19,7 +19,7 @@ class Effects:
     """Collected inside a transaction, carried out after it; what a crash leaves undone, repair finds and does."""
 
     publish: list[tuple[str, str]] = field(default_factory=list)  # (attempt id, folder relative to DATA)
-    orders: list[tuple[PlanOrder, list[tuple[Order, str]]]] = field(default_factory=list)  # to be enqueued as they are
+    orders: list[Made] = field(default_factory=list)  # to be enqueued as they are
     ready: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # plan id -> job ids
     accepted: list[str] = field(default_factory=list)  # attempts whose outcome is in the ledger
     unwanted: list[str] = field(default_factory=list)  # attempts nobody waits for any more

@@ -13,6 +13,9 @@ from dcm_processor.ledger import plans
 from dcm_processor.transport import Order, PlanOrder, Transport, answers
 from dcm_processor.vocabulary import JobState, Verdict
 
+Made = tuple[PlanOrder, list[tuple[Order, str]]]
+"""Orders of one plan, each with its queue."""
+
 FUNCTION = "worker.run.run_attempt"
 RESULT_TTL = 500
 """Seconds that RQ's tools show a finished attempt."""
@@ -20,15 +23,13 @@ FAILURE_TTL = 24 * 3600
 """Seconds that RQ's tools show a failed attempt; the ledger keeps it for good."""
 
 
-def orders(db: Connection, plan_id: str, job_ids: Iterable[str]) -> tuple[PlanOrder, list[tuple[Order, str]]] | None:
+def orders(db: Connection, plan_id: str, job_ids: Iterable[str]) -> Made | None:
     """What the current attempts of these jobs of a plan need, each with its queue; None where there is no such plan."""
     plan = plans.get(db, plan_id)
     return None if plan is None else orders_of(plan, plans.jobs_of(db, plan_id), job_ids)
 
 
-def orders_of(
-    plan: Mapping[Any, Any], jobs: Sequence[Mapping[Any, Any]], job_ids: Iterable[str]
-) -> tuple[PlanOrder, list[tuple[Order, str]]]:
+def orders_of(plan: Mapping[Any, Any], jobs: Sequence[Mapping[Any, Any]], job_ids: Iterable[str]) -> Made:
     """The same of a plan and all its jobs as rows; pure."""
     wanted = set(job_ids)
     view = _PlanView(jobs)

@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy import Connection
 
 from dcm_processor.judgement import Tries, judge
-from dcm_processor.ledger import attempts, studies
+from dcm_processor.ledger import attempts, plans
 from dcm_processor.manifest import JobSettings
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Report
@@ -67,6 +67,9 @@ def end(
     settings = JobSettings.from_json(job["settings"])
     tries = Tries(job["failures"], job["transients"], job["losses"])
     judgement = judge(outcome, tries, settings.retry, random.random())  # noqa: S311 - jitter, no secret
+    state, reason = judgement.job, judgement.reason
+    if not state.ended and not plans.is_active(db, job["plan_id"]):
+        state, reason = JobState.SUPERSEDED, "superseded while it ran"
     values: dict[str, Any] = {
         "exit_reason": outcome.exitReason,
         "error": _clean(outcome.error, _LINE),
@@ -79,12 +82,12 @@ def end(
     if attempt["started_at"] is None:
         values["started_at"] = min((moments[0] for moments in outcome.phases.values()), default=None)
     attempts.end(db, attempt_id, judgement.attempt, values, now=now)
-    job_values: dict[str, Any] = {"state": judgement.job, "reason": _clean(judgement.reason, _LINE)}
+    job_values: dict[str, Any] = {"state": state, "reason": _clean(reason, _LINE)}
     if judgement.counter:
         job_values[judgement.counter] = job[judgement.counter] + 1
-    if judgement.job is JobState.RETRYING:
+    if state is JobState.RETRYING:
         job_values["due_at"] = now + judgement.delay
-    elif judgement.job.ended:
+    elif state.ended:
         job_values["ended_at"] = now
         if job["started_at"] is None:
             job_values["started_at"] = values.get("started_at") or now
@@ -99,18 +102,9 @@ def end(
         studyId=job["study_id"],
         attempt=attempt["attempt"],
         exitReason=outcome.exitReason,
-        jobState=judgement.job,
+        jobState=state,
     )
-    advance_study(db, job["study_id"], job["plan_id"], effects, now=now)
-
-
-def advance_study(db: Connection, study_id: str, plan_id: str, effects: Effects, *, now: float) -> None:
-    """Take the study's active plan on, which may be the successor of the plan that just moved."""
-    study = studies.get(db, study_id)
-    active = study["active_plan_id"] if study is not None else plan_id
-    ready = progress(db, active, now=now)
-    if ready:
-        effects.ready[active].extend(ready)
+    progress(db, job["study_id"], effects, now=now)
 
 
 def _clean(text: str | None, most: int) -> str | None:

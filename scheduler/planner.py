@@ -15,8 +15,8 @@ from dcm_processor.store import Store
 from dcm_processor.vocabulary import EventKind, JobState, StudyState
 from scheduler.adoption import adopt, rerun_jobs
 from scheduler.effects import Effects
-from scheduler.outcomes import advance_study
 from scheduler.planning import Ending, Planned, PlanningChild, task_for
+from scheduler.progress import progress
 
 log = structlog.get_logger()
 
@@ -171,6 +171,5 @@ def _cancel(db: Database, study_id: str, job_ids: Sequence[str], effects: Effect
     not_started = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
     which = [row["job_id"] for row in rows if row["state"] in not_started]
     effects.unwanted.extend(plans.drop_attempts(db, which, JobState.CANCELLED, "cancelled by hand", now=now))
-    for plan_id in {row["plan_id"] for row in rows}:
-        advance_study(db, study_id, plan_id, effects, now=now)
+    progress(db, study_id, effects, now=now)
     return f"cancelled {len(which)}, asked the workers of {len(running)} to end"

@@ -9,6 +9,8 @@ from sqlalchemy import Connection
 from dcm_processor.advance import Node, advance
 from dcm_processor.ledger import attempts, plans, studies
 from dcm_processor.vocabulary import JobState, OnDependencyFailure, Stage, StudyState, Verdict
+from scheduler.effects import Effects
+from scheduler.enqueue import orders_of
 
 JobRow = Mapping[Any, Any]
 
@@ -36,24 +38,36 @@ def decide(jobs: Sequence[JobRow], *, blocked: bool) -> Decision:
     return Decision(ready, decided.skipped, ended, study, reason)
 
 
-def progress(db: Connection, plan_id: str, *, now: float) -> list[str]:
-    """Skip what will never run, queue what may run now, and end the plan when all has ended; in one transaction.
+def apply(decision: Decision, jobs: Sequence[dict[str, Any]], *, now: float) -> None:
+    """Have rows of jobs say what was decided: the ready ones are queued with their next attempt."""
+    by_id = {job["job_id"]: job for job in jobs}
+    for job_id, reason in decision.skipped:
+        by_id[job_id].update(state=JobState.SKIPPED, reason=reason, ended_at=now)
+    for job_id in decision.ready:
+        by_id[job_id].update(state=JobState.QUEUED, attempt=by_id[job_id]["attempt"] + 1)
 
-    Returns the ids of the jobs whose new attempts are to be enqueued once the transaction is on the disk. Doing it
-    again changes nothing.
+
+def progress(db: Connection, study_id: str, effects: Effects, *, now: float) -> None:
+    """Take the study's active plan on, in one transaction: skip what never will run, queue what may, end what ended.
+
+    Doing it again changes nothing.
     """
-    plan = plans.get(db, plan_id)
-    if plan is None or not plan["active"]:
-        return []
-    jobs = plans.jobs_of(db, plan_id)
-    decision = decide(jobs, blocked=plans.predecessor_runs(db, plan["study_id"], plan_id))
+    plan = plans.active(db, study_id)
+    if plan is None:
+        return
+    rows = plans.jobs_of(db, plan["plan_id"])
+    decision = decide(rows, blocked=plans.predecessor_runs(db, study_id, plan["plan_id"]))
     attempts.skip(db, decision.skipped, now=now)
     ready = set(decision.ready)
-    attempts.queue(db, [job for job in jobs if job["job_id"] in ready], now=now)
+    attempts.queue(db, [row for row in rows if row["job_id"] in ready], now=now)
+    studies.set_state(db, study_id, decision.study, reason=decision.reason, now=now)
     if decision.ended and plan["ended_at"] is None:
-        plans.end(db, plan_id, now=now)
-    studies.set_state(db, plan["study_id"], decision.study, reason=decision.reason, now=now)
-    return decision.ready
+        plans.end(db, plan["plan_id"], now=now)
+        effects.ended_plans.append(plan["plan_id"])
+    if ready:
+        jobs = [dict(row) for row in rows]
+        apply(decision, jobs, now=now)
+        effects.orders.append(orders_of(plan, jobs, ready))
 
 
 def _node(job: JobRow) -> Node:

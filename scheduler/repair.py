@@ -15,7 +15,8 @@ from dcm_processor.outcome import Outcome
 from dcm_processor.transport import ANNOUNCE_INTERVAL, MARKER, Transport, answers
 from dcm_processor.vocabulary import AttemptState, ExitReason
 from scheduler.effects import Effects
-from scheduler.outcomes import advance_study, end
+from scheduler.outcomes import end
+from scheduler.progress import progress
 
 log = structlog.get_logger()
 
@@ -126,7 +127,7 @@ class Repair:
         for plan_id in unended:
             with self._ledger.write(lease) as db:
                 if (plan := plans.get(db, plan_id)) is not None:
-                    advance_study(db, plan["study_id"], plan_id, effects, now=time.time())
+                    progress(db, plan["study_id"], effects, now=time.time())
 
     def _look_for_emptying(self) -> None:
         with answers():

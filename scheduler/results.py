@@ -38,7 +38,6 @@ class Results:
                 shutil.rmtree(aside)
             place.rename(aside)
         made.rename(place)
-        _sync(place.parent)
 
     def repair(self, ledger: Ledger) -> int:
         """Publish what an interrupted controller accepted and did not publish; returns how many."""
@@ -54,11 +53,3 @@ class Results:
             self.publish(attempt_id, result_folder(job))
             log.info("published results that had been accepted, not published", jobId=job["job_id"])
         return len(unpublished)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,6 +16,15 @@ def get(db: Connection, plan_id: str) -> RowMapping | None:
     return db.execute(select(plans).where(plans.c.plan_id == plan_id)).mappings().one_or_none()
 
 
+def active(db: Connection, study_id: str) -> RowMapping | None:
+    """The study's active plan."""
+    return db.execute(select(plans).where(plans.c.study_id == study_id, plans.c.active)).mappings().one_or_none()
+
+
+def is_active(db: Connection, plan_id: str) -> bool:
+    return bool(db.execute(select(plans.c.active).where(plans.c.plan_id == plan_id)).scalar_one_or_none())
+
+
 def latest(db: Connection, study_id: str, revision: str | None = None) -> RowMapping | None:
     """The newest plan of a study (of one revision, where named)."""
     query = select(plans).where(plans.c.study_id == study_id)

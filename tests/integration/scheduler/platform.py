@@ -61,15 +61,22 @@ class Platform:
             self._thread.join(20)
             assert not self._thread.is_alive(), "the controller did not stop"
 
-    def install(self, name: str, jobs: list[dict[str, Any]], callback: str, folder: Path) -> None:
-        """Install a service whose registry holds `callback` as source text, and whose worker does nothing."""
+    def install(
+        self,
+        name: str,
+        jobs: list[dict[str, Any]],
+        callback: str,
+        folder: Path,
+        work: str = "def work(**kwargs):\n    pass\n",
+    ) -> None:
+        """Install a service whose registry holds `callback` and whose module holds `work`, as source texts."""
         source = folder / name
         (source / "registry").mkdir(parents=True, exist_ok=True)
         (source / "module").mkdir(exist_ok=True)
         entries = [{"worker": f"{name}.work", "callback": f"{name}.applies", **job} for job in jobs]
         (source / "registry" / "settings.json").write_text(json.dumps(entries))
         (source / "registry" / "__init__.py").write_text(textwrap.dedent(callback))
-        (source / "module" / "__init__.py").write_text("def work(**kwargs):\n    pass\n")
+        (source / "module" / "__init__.py").write_text(textwrap.dedent(work))
         self.store.install(name, source)
 
     def announce(self, study_id: str) -> None:

@@ -1,0 +1,84 @@
+"""A job's end to its dependent's enqueue, on an idle system: real Orthanc, Valkey, controller and worker.
+
+    .venv/bin/python benchmarks/hop.py [--jobs 40]
+
+A chain of jobs; each writes down the time of its last line, RQ writes down when the next one was enqueued. The median
+of the differences is what counts (at most 10 ms). Exit status 1 above it.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from datetime import UTC
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from tests.dicom import make_study, upload
+from tests.integration.scheduler.platform import Platform
+from tests.servers import OrthancServer, ValkeyServer
+
+LIMIT_MS = 10.0
+WORK = """
+import pathlib, time
+def work(output_dir):
+    pathlib.Path(output_dir, "end").write_text(repr(time.time()))
+"""
+
+
+def chain(platform: Platform, folder: Path, length: int) -> None:
+    jobs = [{"jobName": f"job-{n:03d}"} | ({"dependsOn": f"job-{n - 1:03d}"} if n else {}) for n in range(length)]
+    platform.install("chain", jobs, "def applies(**kwargs):\n    return True\n", folder, work=WORK)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=40)
+    length = parser.parse_args().jobs
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with (
+            ValkeyServer(folder / "valkey") as valkey,
+            OrthancServer(folder / "orthanc") as orthanc,
+            Platform(folder / "base", valkey, orthanc) as platform,
+        ):
+            chain(platform, folder / "source", length)
+            environ = os.environ | {
+                "BASEDIR": str(folder / "base"), "REDIS_URL": valkey.url, "ORTHANC_REST_URL": orthanc.url,
+                "ORTHANC_REST_PASSWORD": orthanc.password, "MODE": "local",
+            }  # fmt: skip
+            worker = subprocess.Popen([sys.executable, "-m", "worker"], env=environ, stderr=subprocess.DEVNULL)
+            try:
+                study = make_study(folder / "study")
+                upload(orthanc.url, orthanc.auth, study.files)
+                platform.announce(study.study_id)
+                platform.wait_for(study.study_id, "finished", 120 + length)
+                hops = []
+                for n in range(1, length):
+                    end = float(
+                        (platform.settings.data / "results" / study.study_id / f"job-{n - 1:03d}" / "end").read_text()
+                    )
+                    attempt_id = platform.jobs(study.study_id)[f"job-{n:03d}"]["attempts"][0]["attemptId"]
+                    job = Job.fetch(attempt_id, connection=platform.transport.redis, serializer=JSONSerializer)
+                    assert job.enqueued_at is not None
+                    hops.append((job.enqueued_at.replace(tzinfo=UTC).timestamp() - end) * 1000)
+            finally:
+                worker.terminate()
+                worker.wait(30)
+    hops.sort()
+    median = statistics.median(hops)
+    print(
+        f"{len(hops)} hops: median {median:.1f} ms, fastest {hops[0]:.1f}, 95 % below {hops[int(len(hops) * 0.95)]:.1f}"
+    )
+    print(f"limit {LIMIT_MS:.0f} ms")
+    return 0 if median <= LIMIT_MS else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
