@@ -19,9 +19,11 @@ if [[ $action == down && ! -x $venv/bin/dcm-processor ]]; then
 fi
 
 # From here on this machine changes: packages, .venv, BASEDIR.
-want_python server
-[[ $action == down ]] || want_orthanc
-install_missing
-prepare_environment server
+if [[ $action == up ]]; then
+  want_python server
+  want_orthanc
+  install_missing
+  prepare_environment server
+fi
 
 exec "$venv/bin/dcm-processor" stack "$action" ${scale:+--scale "$scale"} ${demo:+--demo} ${force:+--force}

@@ -50,8 +50,15 @@ prepare_environment() { # have .venv hold what lock $1 (server or dev) names, an
   ) 9<"$checkout"
 }
 
+refuse_under_a_running_stack() { # packages are not exchanged under programs that use them
+  if ! environment_is_current server && "$venv/bin/dcm-processor" stack status >/dev/null 2>&1; then
+    fail "this version needs other packages than the stack that runs from here; \`bash run.sh --local --down\`, then again"
+  fi
+}
+
 make_environment() {
   local lock=$1 uv
+  refuse_under_a_running_stack
   say "making the Python environment in .venv"
   reach_the_net
   if ! python_fits "$venv/bin/python" || [[ $(head -n 1 "$venv/checkout" 2>/dev/null) != "$checkout" ]]; then
@@ -95,9 +102,8 @@ reach_the_net() { # proxies, mirrors and authorities of .env, for pip and uv
   if [[ -n $value ]]; then
     [[ $value == /* ]] || value=$checkout/$value
     [[ -r $value ]] || fail "EXTRA_CA_FILE=$value cannot be read; correct it in .env.local"
-    local bundle
     bundle=$(mktemp)
-    trap 'rm -f "$bundle"' EXIT
+    trap 'rm -f "$bundle"' EXIT # of the subshell that makes the environment
     cat "$authorities" "$value" >"$bundle"
     authorities=$bundle
   fi

@@ -9,7 +9,8 @@ from pathlib import Path
 from dcm_processor.settings import CHECKOUT
 
 _SCRIPTS = ("run.sh", "init.sh", "service.sh", "build.sh", "sh", "requirements", "pyproject.toml", ".env")
-ECHO = """#!/bin/sh
+STAND_IN = """#!/bin/sh
+test "$*" != "stack status" || exec test -e "$0.runs"
 printf '%s\\n' "$@"
 """
 
@@ -29,10 +30,14 @@ class Checkout:
         programs = self.folder / ".venv" / "bin"
         programs.mkdir(parents=True)
         (programs / "python").symlink_to(sys.executable)
-        (programs / "dcm-processor").write_text(ECHO)
+        (programs / "dcm-processor").write_text(STAND_IN)
         (programs / "dcm-processor").chmod(0o755)
         self.bash('source sh/python.sh; fingerprint server >"$venv/made-from-server"')
         return self
+
+    def let_stack_run(self) -> None:
+        """From now on a stack runs, as far as the scripts can tell."""
+        (self.folder / ".venv" / "bin" / "dcm-processor.runs").touch()
 
     def run(
         self, script: str, *arguments: str, cwd: Path | None = None, **env: str

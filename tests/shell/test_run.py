@@ -79,19 +79,6 @@ def test_without_local_it_says_what_works_instead(bare: Checkout, script: str) -
     assert "run.sh --local" in done.stderr
 
 
-def test_a_changed_lock_makes_the_environment_again(ready: Checkout) -> None:
-    assert ready.bash("source sh/python.sh; environment_is_current server").returncode == 0
-    with (ready.folder / "requirements" / "server.txt").open("a") as lock:
-        lock.write("# changed\n")
-    assert ready.bash("source sh/python.sh; environment_is_current server").returncode == 1
-
-
-def test_a_moved_checkout_makes_the_environment_again(ready: Checkout) -> None:
-    """Programs of an environment hold its absolute path."""
-    ready.folder = ready.folder.rename(ready.folder.with_name("elsewhere"))
-    assert ready.bash("source sh/python.sh; environment_is_current server").returncode == 1
-
-
 def test_all_that_is_missing_is_named_in_one_line(bare: Checkout) -> None:
     done = bare.bash(
         "source sh/messages.sh; source sh/settings.sh; source sh/packages.sh;"
