@@ -15,6 +15,7 @@
     └── TransientError             trying again later may succeed
         ├── OrthancUnavailableError    Orthanc does not answer, or answers with a server error
         ├── PeerUnavailableError       a DICOM peer does not answer, or refuses the association
+        ├── DataFullError              DATA has no room for a study's files
         ├── LedgerUnavailableError     the database is locked, full or away
         └── TransportUnavailableError  Redis does not answer
 
@@ -80,6 +81,10 @@ class OrthancUnavailableError(TransientError):
 
 class PeerUnavailableError(TransientError):
     """A DICOM peer does not answer, or refuses the association."""
+
+
+class DataFullError(TransientError):
+    """DATA has no room for a study's files."""
 
 
 class LedgerUnavailableError(TransientError):
