@@ -5,9 +5,10 @@ characters, and never as markup.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -64,3 +65,26 @@ def local_time(moment: str | float | None) -> str:
         return ""
     when = datetime.fromisoformat(moment) if isinstance(moment, str) else datetime.fromtimestamp(moment).astimezone()
     return when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def seconds_between(begin: str | None, end: str | None) -> str:
+    """How long something took, or has taken so far: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if begin is None:
+        return ""
+    until = datetime.fromisoformat(end) if end else datetime.now(UTC)
+    seconds = max(0.0, (until - datetime.fromisoformat(begin)).total_seconds())
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_left} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def printable_log(text: str) -> str:
+    """A log as a terminal may have it: lines, tabs and carriage returns stay, colours go, controls are made visible."""
+    return "".join(char if char in "\n\r\t" else printable(char) for char in _COLOURS.sub("", text))

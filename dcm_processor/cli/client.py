@@ -1,0 +1,129 @@
+"""The scheduler's HTTP API, as the command line uses it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import requests
+
+from dcm_processor.errors import NotKnownError, PermanentError, TransientError, UsageError
+from dcm_processor.settings import Settings
+
+_PREFIX = "/api/v1"
+_PAGE = 500  # the most that the API gives at once
+
+
+@dataclass(frozen=True)
+class LogPart:
+    """A piece of a job's log; `next_offset` is where the next one begins, `complete` says that nothing will follow."""
+
+    content: bytes
+    next_offset: int
+    complete: bool
+    attempt: int | None
+
+
+class Client:
+    """Speaks to the scheduler with the `scheduler_token`; paths are those below /api/v1.
+
+    Every method raises TransientError where the scheduler does not answer or cannot now, NotKnownError for what it does
+    not know, UsageError for a request it does not understand, and PermanentError for one it refuses. `timeout` is in
+    seconds.
+    """
+
+    def __init__(self, settings: Settings, *, timeout: float = 75) -> None:
+        self._url = settings.scheduler_url
+        self._local = settings.MODE == "local"
+        self._timeout = timeout  # explaining a study may take a minute
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy is for other hosts than ours
+        self._session.headers["Authorization"] = f"Bearer {settings.secret('scheduler_token')}"
+
+    def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
+        """The JSON of an answer."""
+        return self._request("GET", path, params=query).json()
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The JSON of an answer."""
+        return self._request("POST", path, json=body).json()
+
+    def pages(self, path: str, query: Mapping[str, Any], limit: int) -> Iterator[dict[str, Any]]:
+        """The first `limit` items of a list."""
+        cursor = None
+        while limit > 0:
+            asked = {**query, "limit": min(limit, _PAGE), "cursor": cursor}
+            page = self.get(path, {key: value for key, value in asked.items() if value is not None})
+            yield from page["items"]
+            limit -= len(page["items"])
+            cursor = page["nextCursor"]
+            if cursor is None:
+                return
+
+    def study_id(self, text: str) -> str:
+        """Orthanc's identifier of a study that may be named by its StudyInstanceUID."""
+        if "." not in text:
+            return text
+        found = self.post("/studies/search", {"studyInstanceUID": text})["items"]
+        if not found:
+            raise NotKnownError(
+                "no study of this StudyInstanceUID is known; `dcm-processor study list` shows those that are"
+            )
+        return str(found[0]["studyId"])
+
+    def log_part(self, job_id: str, offset: int = 0, attempt: int | None = None) -> LogPart:
+        """A job's log from `offset` on, as much as the API gives at once."""
+        query = {"offset": offset, **({"attempt": attempt} if attempt else {})}
+        answer = self._request("GET", f"/jobs/{quote(job_id, safe='')}/log", params=query)
+        which = answer.headers.get("X-Log-Attempt")
+        return LogPart(
+            content=answer.content,
+            next_offset=int(answer.headers["X-Next-Offset"]),
+            complete=answer.headers["X-Log-Complete"] == "true",
+            attempt=int(which) if which else None,
+        )
+
+    def log(self, job_id: str) -> bytes:
+        """All that a job has written so far."""
+        content, part = b"", self.log_part(job_id)
+        while part.content:
+            content += part.content
+            part = self.log_part(job_id, part.next_offset, part.attempt)
+        return content
+
+    def _request(self, method: str, path: str, **more: Any) -> requests.Response:
+        try:
+            answer = self._session.request(
+                method, f"{self._url}{_PREFIX}{path}", timeout=(5, self._timeout), allow_redirects=False, **more
+            )
+        except requests.Timeout:
+            raise TransientError(f"the scheduler at {self._url} did not answer in time; try again") from None
+        except requests.RequestException:
+            start = "bash run.sh --local" if self._local else "bash run.sh"
+            raise TransientError(f"no scheduler answers at {self._url}; is it running? `{start}` starts it") from None
+        if answer.ok:
+            return answer
+        raise _error(answer)
+
+
+def _error(answer: requests.Response) -> Exception:
+    """A problem document (RFC 9457) as an error of ours."""
+    try:
+        problem = answer.json()
+        detail = str(problem["detail"])
+    except (ValueError, KeyError, TypeError):
+        return PermanentError(
+            f"what answers is no scheduler of ours: HTTP {answer.status_code}; is SCHEDULER_PORT right?"
+        )
+    faults = "; ".join(f"{fault['field']}: {fault['reason']}" for fault in problem.get("faults") or ())
+    match answer.status_code:
+        case 401 | 403:
+            return PermanentError(f"the scheduler refuses our token: {detail}; is BASEDIR the one it was started with?")
+        case 404 | 410:
+            return NotKnownError(detail)
+        case 400 | 413 | 415 | 416 | 422:
+            return UsageError(f"{detail}: {faults}" if faults else detail)
+        case 429 | 502 | 503 | 504:
+            return TransientError(detail)
+        case _:
+            return PermanentError(detail)

@@ -1,0 +1,138 @@
+"""`dcm-processor study`: what the ledger knows of studies, through the scheduler's HTTP API."""
+
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from dcm_processor.cli.client import Client
+from dcm_processor.cli.context import settings
+from dcm_processor.cli.output import json_option, local_time, printable, seconds_between, show_json, show_table
+from dcm_processor.errors import PermanentError
+from dcm_processor.vocabulary import StudyState, Verdict
+
+_STUDY = click.argument("study")
+
+
+@click.group()
+def study() -> None:
+    """List, show, explain and rerun studies.
+
+    A STUDY is named by Orthanc's identifier or by its StudyInstanceUID.
+    """
+
+
+@study.command("list")
+@click.option("--state", type=click.Choice(list(StudyState)), help="Only studies in this state.")
+@click.option("-n", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
+@json_option
+def list_(state: str | None, limit: int, *, as_json: bool) -> None:
+    """List studies, newest first."""
+    found = list(Client(settings()).pages("/studies", {"state": state}, limit))
+    if as_json:
+        show_json(found)
+        return
+    rows = [
+        (
+            each["studyId"],
+            each["state"],
+            _counts(each["jobs"]) or each["reason"],
+            each["studyDate"],
+            " ".join(each["modalities"]),
+            each["description"],
+            local_time(each["changedAt"]),
+        )
+        for each in found
+    ]
+    columns = ("STUDY", "STATE", "JOBS", "DATE", "MODALITIES", "DESCRIPTION", "CHANGED")
+    show_table(columns, rows, "no studies yet; send one with `dcm-processor send PATH`")
+
+
+@study.command()
+@_STUDY
+@json_option
+def show(study: str, *, as_json: bool) -> None:
+    """Show a study with the jobs of its newest plan (all plans: --json)."""
+    client = Client(settings())
+    found = client.get(f"/studies/{quote(client.study_id(study), safe='')}")
+    if as_json:
+        show_json(found)
+        return
+    reason = f": {found['reason']}" if found["reason"] else ""
+    click.echo(printable(f"study {found['studyId']}: {found['state']}{reason}"))
+    about = [found["studyDate"], " ".join(found["modalities"]), found["description"], found["studyInstanceUID"]]
+    click.echo(printable("  ".join(part for part in about if part)))
+    if not found["plans"]:
+        click.echo("no plan yet")
+        return
+    plan, *earlier = found["plans"]
+    click.echo(printable(f"plan {plan['planId']}, {local_time(plan['createdAt'])} ({plan['reason']})"))
+    rows = [
+        (
+            job["jobName"],
+            _short(job["seriesId"]),
+            job["state"] or job["verdict"],
+            job["attempt"] or "",
+            seconds_between(job["startedAt"], job["endedAt"]),
+            job["reason"],
+            job["jobId"],
+        )
+        for job in plan["jobs"]
+    ]
+    show_table(("JOB", "SERIES", "STATE", "ATTEMPT", "TOOK", "REASON", "ID"), rows, "no service is installed")
+    for fault in plan["faults"]:
+        click.echo(f"warning: {printable(fault)}", err=True)
+    if earlier:
+        click.echo(f"{len(earlier)} earlier plans: --json shows them")
+
+
+@study.command()
+@_STUDY
+@json_option
+def explain(study: str, *, as_json: bool) -> None:
+    """Show the plan a study would get now, and why. Callbacks are asked; nothing is written or enqueued."""
+    client = Client(settings())
+    found = client.get(f"/studies/{quote(client.study_id(study), safe='')}/explain")
+    if as_json:
+        show_json(found)
+        return
+    if found["ending"] != "planned":
+        raise PermanentError(f"the study would get no plan: {found['reason']}")
+    click.echo(printable(f"{len(found['seriesIds'])} series, {found['numberOfInstances']} instances"))
+    rows = [(job["jobName"], _short(job["seriesId"]), job["verdict"], job["reason"]) for job in found["jobs"]]
+    show_table(("JOB", "SERIES", "VERDICT", "REASON"), rows, "no service is installed")
+    for job in found["jobs"]:
+        _show_callback(job)
+    for fault in found["faults"]:
+        click.echo(f"warning: {printable(fault)}", err=True)
+
+
+@study.command()
+@_STUDY
+@click.option("-j", "--job", "jobs", multiple=True, help="Only jobs of this name, with their dependents; repeatable.")
+@json_option
+def rerun(study: str, jobs: tuple[str, ...], *, as_json: bool) -> None:
+    """Plan a study anew with the services of today, and run its jobs."""
+    client = Client(settings())
+    study_id = client.study_id(study)
+    accepted = client.post(f"/studies/{quote(study_id, safe='')}/rerun", {"jobs": list(jobs)} if jobs else None)
+    if as_json:
+        show_json(accepted)
+    else:
+        click.echo(f"accepted; `dcm-processor study show {study_id}` shows what comes of it")
+
+
+def _show_callback(job: dict[str, Any]) -> None:
+    """What there is to read of a callback that failed or said something."""
+    texts = [job["callbackOutput"], job["traceback"] if job["verdict"] == Verdict.ERRORED else None]
+    for text in filter(None, texts):
+        click.echo(printable(f"\n{job['jobName']} {_short(job['seriesId'])}".rstrip() + ":"))
+        click.echo(printable(text.rstrip("\n")))
+
+
+def _counts(jobs: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in jobs.items())
+
+
+def _short(series_id: str | None) -> str:
+    return (series_id or "")[:8]
