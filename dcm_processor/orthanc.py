@@ -71,7 +71,7 @@ class Changes:
     entries: tuple[Change, ...]
     last: int  # seq of the last entry, of the newest one of all where there are no entries
     done: bool
-    same_database: bool = True  # False: the mark is not in this database's history
+    same_database: bool = True  # False: this is not the database that `since` and `mark` came from
 
 
 def is_orthanc_id(text: object) -> bool:
@@ -195,9 +195,9 @@ class Orthanc:
     def changes(self, since: int, *, limit: int = 1000, mark: str = "") -> Changes:
         """What changed after `since`, in order.
 
-        `mark` is the mark of the entry at `since`, as it was when it was read. Where another entry stands there now, or
-        the numbering ends before it, this is another database (or an older copy of it): `same_database` is False. Where
-        the entry is gone, with its study or by `DELETE /changes`, nothing speaks against it.
+        `mark` is the mark of the entry at `since`, as it was when it was read. Where the numbering ends before `since`, or
+        another entry stands there now, this is another database (or an older copy of it): `same_database` is False.
+        Where the entry is gone, with its study or by `DELETE /changes`, nothing speaks against it.
         """
         position = since - 1 if mark else since
         page = self._rest.json(f"/changes?since={position}&limit={limit + 1 if mark else limit}")
@@ -212,7 +212,7 @@ class Orthanc:
                 entries=tuple(entry for entry in entries if entry.seq > since),
                 last=int(page["Last"]),
                 done=bool(page["Done"]),
-                same_database=int(page["Last"]) >= since and marked in ([], [mark]) if mark else True,
+                same_database=int(page["Last"]) >= since and (not mark or marked in ([], [mark])),
             )
 
         return self._rest.expect(read, "changes")

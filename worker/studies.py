@@ -144,7 +144,7 @@ class _Copy:
         """Once a plan: drop copies of files that Orthanc does not have any more, and note what it has."""
         shutil.rmtree(self._part, ignore_errors=True)  # of a fetch that was killed
         self._record = _Record.load(self._record_file)
-        if self._record.plan_id == plan.planId or not plan.instances:
+        if self._record.plan_id == plan.planId or not any(plan.instances.values()):
             return
         stored = orthanc.files(plan.studyId)
         pinned = {instance: series for series, instances in plan.instances.items() for instance in instances}

@@ -192,6 +192,7 @@ def test_another_database_is_noticed(orthanc: OrthancServer, client: Orthanc, tm
     assert client.changes(page.last, mark=page.entries[-1].mark).same_database
     assert not client.changes(page.last, mark=page.entries[-1].mark + "x").same_database
     assert not client.changes(page.last + 1000, mark="whatever").same_database
+    assert not client.changes(page.last + 1000).same_database
 
 
 def test_what_orthanc_does_not_hold_is_gone(orthanc: OrthancServer, client: Orthanc, tmp_path: Path) -> None:
