@@ -195,8 +195,8 @@ class Orthanc:
     def changes(self, since: int, *, limit: int = 1000, mark: str = "") -> Changes:
         """What changed after `since`, in order.
 
-        `mark` is the mark of the entry at `since`, as it was when it was read. Where the numbering ends before `since`, or
-        another entry stands there now, this is another database (or an older copy of it): `same_database` is False.
+        `mark` is the mark of the entry at `since`, as it was when it was read. Where the numbering ends before `since`,
+        or another entry stands there now, this is another database (or an older copy of it): `same_database` is False.
         Where the entry is gone, with its study or by `DELETE /changes`, nothing speaks against it.
         """
         position = since - 1 if mark else since
