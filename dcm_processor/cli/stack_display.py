@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dcm_processor.cli.output import local_time
+from dcm_processor.local.configuration import rest_is_ours_alone
 from dcm_processor.local.health import Address
 from dcm_processor.local.stack import Up
 from dcm_processor.local.state import State
@@ -103,13 +104,16 @@ def _places(settings: Settings, state: State) -> Group:
 def _notes(settings: Settings, up: Up) -> list[str]:
     notes = []
     if "DICOM_PORT" in up.state.ports:
+        others = "is refused to" if rest_is_ours_alone(settings) else "takes a password from"
         notes.append(
-            "DICOM is taken in on every address of this machine: a local Orthanc cannot bind "
-            f"DICOM_BIND_ADDRESS={settings.DICOM_BIND_ADDRESS}. Unknown nodes may store, never query or fetch."
+            "Orthanc listens on every address of this machine, whatever DICOM_BIND_ADDRESS and BIND_ADDRESS say: "
+            "a local one cannot bind. Unknown DICOM nodes may store, never query or fetch; "
+            f"REST {others} other machines."
         )
     if up.known:
+        studies = "1 study" if up.known == 1 else f"{up.known} studies"
         notes.append(
-            f"{up.known} studies were in Orthanc before the platform met it; they are known and not processed. "
+            f"{studies} in Orthanc from before the platform met it: known, not processed. "
             "`dcm-processor study list --state known` lists them, `dcm-processor study rerun STUDY` processes one."
         )
     if up.changed:

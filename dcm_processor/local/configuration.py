@@ -72,8 +72,7 @@ def orthanc_json(settings: Settings, base: Mapping[str, Any]) -> str:
         "DicomPort": settings.DICOM_PORT,
         "DicomAet": settings.DICOM_AET,
         "StableAge": settings.STABLE_AGE,
-        # It listens on every address of the machine; to others than this machine it answers 401.
-        "RemoteAccessAllowed": settings.BIND_ADDRESS not in ("127.0.0.1", "::1", "localhost"),
+        "RemoteAccessAllowed": not rest_is_ours_alone(settings),
         "AuthenticationEnabled": True,
         "RegisteredUsers": {
             "dcmproc": settings.secret("orthanc_password"),
@@ -82,6 +81,11 @@ def orthanc_json(settings: Settings, base: Mapping[str, Any]) -> str:
         "LuaScripts": [str(CHECKOUT / "orthanc" / "on_stable_study.lua")],
     }
     return json.dumps({**base, **chosen}, indent=2) + "\n"
+
+
+def rest_is_ours_alone(settings: Settings) -> bool:
+    """Whether Orthanc, which listens on every address, answers 401 to all other machines."""
+    return settings.BIND_ADDRESS in ("127.0.0.1", "::1", "localhost")
 
 
 def supervisord_conf(programs: Iterable[Program], umask: int) -> str:

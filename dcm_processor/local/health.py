@@ -10,7 +10,7 @@ import redis
 import requests
 from sqlalchemy import select
 
-from dcm_processor.errors import DcmProcessorError
+from dcm_processor.errors import DcmProcessorError, StackError
 from dcm_processor.ledger import Ledger, studies
 from dcm_processor.ledger.schema import leases
 from dcm_processor.settings import Settings
@@ -48,8 +48,13 @@ class Health:
         )
         self._ledger = Ledger(settings.database_url, busy_timeout=_PATIENCE)
 
+    def foreign(self) -> dict[str, Question]:
+        """Those for servers that are not ours to start."""
+        started = {"redis": self._settings.starts_redis, "orthanc": self._settings.starts_orthanc}
+        return {name: question for name, question in self.questions().items() if not started.get(name, True)}
+
     def questions(self) -> dict[str, Question]:
-        """By the part's name, in the order of dependence."""
+        """By the part's name, in the order of dependence. One raises StackError where waiting will not help."""
         settings = self._settings
         asked: dict[str, Question] = {
             "redis": self._redis_answers,
@@ -86,13 +91,13 @@ class Health:
         return None
 
     def _orthanc_answers(self) -> str | None:
-        settings = self._settings
-        said = self._answers(
-            f"{settings.orthanc_url}/system", (settings.ORTHANC_REST_USERNAME, settings.orthanc_password)
-        )
-        if said and said.endswith(str(_HTTP_UNAUTHORIZED)):
-            said += f": it does not know user {settings.ORTHANC_REST_USERNAME} or has another password for it; "
-            said += "see ORTHANC_REST_USERNAME and ORTHANC_REST_PASSWORD"
+        user = self._settings.ORTHANC_REST_USERNAME
+        said = self._answers(f"{self._settings.orthanc_url}/system", (user, self._settings.orthanc_password))
+        if said and said.endswith(str(_HTTP_UNAUTHORIZED)):  # waiting will not help
+            raise StackError(
+                f"orthanc: {said}: it does not know user {user}, or by another password; "
+                "see ORTHANC_REST_USERNAME and ORTHANC_REST_PASSWORD"
+            )
         return said
 
     def _controller_works(self) -> str | None:

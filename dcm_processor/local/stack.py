@@ -100,6 +100,10 @@ class Stack:
         wanted = programs(settings, scale)
         if faults := ports.faults(ports_of(settings)):
             raise StackError("; ".join(faults))
+        with closing(Health(settings, dict)) as health:
+            for name, question in health.foreign().items():
+                if lack := question():
+                    raise StackError(f"{name} is not ours to start, and {lack}")
         with closing(Ledger(settings.database_url)) as ledger:
             ledger.migrate()
 
@@ -172,8 +176,7 @@ class Stack:
             left.unlink(missing_ok=True)
 
     def _wait(self, settings: Settings, supervisor: Supervisor, watch: Watch) -> None:
-        health = Health(settings, lambda: {program.name: program.pid for program in supervisor.status()})
-        try:
+        with closing(Health(settings, lambda: {p.name: p.pid for p in supervisor.status()})) as health:
             questions = health.questions()
             said: dict[str, str | None] = dict.fromkeys(questions, "is starting")
             starts: defaultdict[str, set[int]] = defaultdict(set)
@@ -191,8 +194,6 @@ class Stack:
                 if broken := fallen or late:
                     raise StackError(self._explain(broken[0], said[broken[0]], fell=bool(fallen)))
                 time.sleep(_POLL)
-        finally:
-            health.close()
 
     def _explain(self, name: str, said: str | None, *, fell: bool) -> str:
         what = "ends again and again" if fell else f"{said} after {START_SECONDS:.0f} s"

@@ -16,7 +16,8 @@ import requests
 
 from dcm_processor.local.processes import marked
 from dcm_processor.settings import CHECKOUT
-from tests.servers import free_port
+from tests.dicom import make_study, upload
+from tests.servers import OrthancServer, free_port
 from tests.waiting import wait_until
 
 PORTS = ("DICOM_PORT", "ORTHANC_PORT", "REDIS_PORT", "SCHEDULER_PORT", "DASHBOARD_PORT")
@@ -192,6 +193,33 @@ def another(tmp_path: Path) -> Iterator[Installation]:
     yield found
     found.down()
     assert marked(found.basedir) == []
+
+
+def test_an_orthanc_of_somebody_else_is_used_and_what_it_holds_is_left_alone(
+    another: Installation, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    upload(orthanc.url, orthanc.auth, make_study(tmp_path / "study").files)
+    foreign = {"ORTHANC_REST_URL": orthanc.url, "ORTHANC_REST_PASSWORD": orthanc.password}
+    done = another.up(**foreign)
+    assert "orthanc" not in another.programs()
+    assert f"Orthanc, not ours  {orthanc.url}" in done.stdout
+    assert "1 study in Orthanc from before the platform met it: known, not processed" in done.stdout
+    another.down()
+
+
+def test_a_server_of_somebody_else_that_cannot_be_used_is_said_before_anything_starts(
+    another: Installation, orthanc: OrthancServer
+) -> None:
+    for env, said in (
+        ({"ORTHANC_REST_URL": orthanc.url, "ORTHANC_REST_PASSWORD": "wrong"}, "see ORTHANC_REST_USERNAME"),
+        ({"ORTHANC_REST_URL": f"http://127.0.0.1:{free_port()}"}, "orthanc is not ours to start"),
+        ({"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}, "redis is not ours to start"),
+    ):
+        done = another.bash("run.sh", "--local", **env)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (another.basedir / "logs" / "supervisord.log").exists()
 
 
 def test_a_taken_port_is_named_before_anything_starts(another: Installation) -> None:
