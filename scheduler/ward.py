@@ -20,8 +20,11 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO, cast
 
 from dcm_processor import contract
@@ -60,11 +63,12 @@ class Ward:
         self._injected = {key: values for key, values in injected.items() if values}
         self._services = services
         self._functions: dict[str, Callable[..., Any]] = {}
+        self._bare_names = _BareNames()
 
     def serve(self, conversation: socket.socket, output: int) -> None:
         """Answer until nobody asks any more."""
         _settle(output)
-        sys.meta_path.insert(0, contract.ServiceFinder(self._folders))
+        sys.meta_path[:0] = [contract.ServiceFinder(self._folders), self._bare_names]
         tidiness = _Tidiness(output)
         conversation.sendall(NUMBER.pack(os.getpid()))
         while asked := conversation.recv(NUMBER.size):
@@ -89,7 +93,8 @@ class Ward:
         }
         answer: dict[str, Any] = {"applies": False, "injected": {}, "error": None, "traceback": None}
         try:
-            returned = contract.call(self._function(job), **arguments)
+            with self._bare_names.of(self._folders.get(job.service)):
+                returned = contract.call(self._function(job), **arguments)
             answer["applies"], answer["injected"] = contract.interpret(returned)
         except BaseException as error:  # noqa: BLE001 - foreign code may raise anything, SystemExit too
             answer["error"], answer["traceback"] = _told(error)
@@ -104,6 +109,39 @@ class Ward:
                 raise LookupError(f"the files of service {job.service} are not here")
             self._functions[dotted] = contract.resolve(dotted, self._folders[job.service])
         return self._functions[dotted]
+
+
+class _BareNames(MetaPathFinder):
+    """Lets the files of one service at a time import each other as if they lay beside a script: `import helper`.
+
+    The modules are forgotten when the next service's turn comes, which may have files of the same names.
+    """
+
+    def __init__(self) -> None:
+        self._folder: str | None = None
+        self._found: list[str] = []
+
+    @contextlib.contextmanager
+    def of(self, folder: Path | None) -> Iterator[None]:
+        self._folder = None if folder is None else str(folder)
+        try:
+            yield
+        finally:
+            for name in self._found:
+                for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+                    del sys.modules[module]
+            self._folder, self._found = None, []
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if path is not None or self._folder is None or fullname in sys.stdlib_module_names:
+            return None
+        spec = PathFinder.find_spec(fullname, [self._folder], target)
+        if spec is None or spec.loader is None:
+            return None
+        self._found.append(fullname)
+        return spec
 
 
 def _copy(value: Any) -> Any:

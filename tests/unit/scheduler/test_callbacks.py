@@ -457,6 +457,16 @@ def test_reading_a_keyword_that_is_not_selected_is_noted(services: Services) -> 
     assert services.ask(selected=("*",))[study("one")].output == "asked\n"
 
 
+def test_files_of_a_service_import_each_other_by_bare_names_and_never_another_services(services: Services) -> None:
+    source = "import helper, json\n\ndef callback():\n    return True, {'whose': helper.WHOSE, 'json': json.__name__}\n"
+    for name in ("one", "two"):
+        services.add(name, source, files={"helper.py": f"WHOSE = {name!r}\n", "json.py": "1 / 0\n"})
+    services.add("none", "import helper\n\ndef callback():\n    return True\n")
+    outcomes = services.ask()
+    assert [outcomes[study(name)].injected["whose"] for name in ("one", "two")] == ["one", "two"]
+    assert "No module named 'helper'" in str(outcomes[study("none")].error)
+
+
 def test_services_may_import_their_own_files_and_each_other(services: Services) -> None:
     services.add("base", "", {"disabled": True}, files={"shared.py": "ANSWER = 42\n", "__init__.py": ""})
     imports = "from . import helper\nimport base.shared\n\n"

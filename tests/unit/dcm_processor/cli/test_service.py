@@ -1,0 +1,151 @@
+"""`dcm-processor service`, with nothing running."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcm_processor.ledger import Ledger, events, plans
+from dcm_processor.vocabulary import JobState, StudyState, Verdict
+from tests.unit.dcm_processor.cli.conftest import Cli
+
+Source = Callable[..., Path]
+
+
+def test_with_nothing_running_a_service_is_installed_all_the_same(cli: Cli, source: Source) -> None:
+    said = cli.done("service", "install", "demo", "-p", source())
+    assert said.startswith("service demo: installed, version ")
+    assert "job demo (level study, stage main, queue default)" in said
+    assert (cli.base / "registry" / "demo" / "settings.json").is_file()
+    assert (cli.base / "modules" / "demo" / "worker.py").is_file()
+
+
+def test_installing_again_is_harmless_and_said(cli: Cli, source: Source) -> None:
+    cli.done("service", "install", "demo", "-p", source())
+    assert cli.done("service", "install", "demo", "-p", source()).startswith(
+        "service demo: already installed, version "
+    )
+
+
+def test_warnings_go_to_stderr_and_stop_nothing(cli: Cli, source: Source) -> None:
+    result = cli("service", "install", "demo", "-p", source(job={"dependsOn": "later", "dependson": "x"}))
+    assert result.exit_code == 0
+    assert "warning: service demo: registry/settings.json: dependson: is no field" in result.stderr
+    assert '"later", which is not installed' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("job", "says"),
+    [
+        ({"timeout": "soon"}, "timeout: must be seconds"),
+        ({"priority": "urgent"}, "priority: "),
+        ({"worker": "os.system"}, "worker: "),
+        ({"dependsOn": "demo"}, "demo → demo"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_file_field_and_reason(cli: Cli, source: Source, job: Any, says: str) -> None:
+    said = cli.refused("service", "install", "demo", "-p", source(job=job))
+    assert "registry/settings.json" in said
+    assert says in said
+    assert not (cli.base / "registry" / "demo").exists()
+
+
+def test_several_faults_are_said_together_one_a_line(cli: Cli, source: Source) -> None:
+    said = cli.refused("service", "install", "demo", "-p", source(job={"timeout": "soon", "level": "slice"}))
+    assert said.startswith("dcm-processor: 2 faults:\n")
+    assert len(said.splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["../data", "/etc", "..", "a b"])
+def test_a_name_that_leads_elsewhere_is_wrong_usage_and_touches_nothing(cli: Cli, source: Source, name: str) -> None:
+    (cli.base / "data").mkdir(parents=True)
+    (cli.base / "data" / "precious").write_text("")
+    assert "is no service name" in cli.refused("service", "remove", name, status=2)
+    assert "is no service name" in cli.refused("service", "install", name, "-p", source(), status=2)
+    assert "is no service name" in cli.refused("service", "backup", name, "-b", cli.base / "backup", status=2)
+    assert [str(path.relative_to(cli.base)) for path in cli.base.rglob("*") if path.is_file()] == ["data/precious"]
+
+
+def test_what_was_backed_up_installs_again_to_the_same_version(cli: Cli, source: Source, tmp_path: Path) -> None:
+    cli.done("service", "install", "demo", "-p", source())
+    [before] = json.loads(cli.done("service", "list", "--json"))
+    assert str(tmp_path / "backup" / "demo") in cli.done("service", "remove", "demo", "-b", tmp_path / "backup")
+    assert json.loads(cli.done("service", "list", "--json")) == []
+    cli.done("service", "install", "demo", "-p", tmp_path / "backup" / "demo")
+    [after] = json.loads(cli.done("service", "list", "--json"))
+    assert after["version"] == before["version"]
+
+
+def test_a_backup_that_cannot_be_made_removes_nothing(cli: Cli, source: Source, tmp_path: Path) -> None:
+    cli.done("service", "install", "demo", "-p", source())
+    (tmp_path / "backup" / "demo").mkdir(parents=True)
+    (tmp_path / "backup" / "demo" / "older").write_text("")
+    assert "holds something else" in cli.refused("service", "remove", "demo", "-b", tmp_path / "backup")
+    assert (cli.base / "registry" / "demo").exists()
+
+
+def test_the_list_shows_jobs_and_faults(cli: Cli, source: Source) -> None:
+    cli.done("service", "install", "demo", "-p", source())
+    (cli.base / "registry" / "manual").mkdir()
+    lines = [line.split("\t") for line in cli.done("service", "list").splitlines()]
+    assert lines[0] == ["SERVICE", "VERSION", "INSTALLED", "JOBS", "STATE"]
+    assert (lines[1][0], lines[1][3], lines[1][4]) == ("demo", "demo", "in order")
+    assert "by hand" in lines[2][4]
+
+
+def test_every_answer_can_be_had_as_json(cli: Cli, source: Source, tmp_path: Path) -> None:
+    installed = json.loads(cli.done("service", "install", "demo", "-p", source(), "--json"))
+    assert (installed["changed"], installed["jobs"][0]["jobName"]) == (True, "demo")
+    backed_up = json.loads(cli.done("service", "backup", "demo", "-b", tmp_path / "backup", "--json"))
+    assert backed_up["version"] == installed["version"]
+    removed = json.loads(cli.done("service", "remove", "demo", "--json"))
+    assert removed == {"name": "demo", "removed": True, "cancelled": 0, "running": 0, "backup": None}
+
+
+def jobs_of(cli: Cli, *states: JobState) -> Ledger:
+    """A ledger with a job of service `demo` in each of these states."""
+    ledger = Ledger(f"sqlite:///{cli.base / 'db' / 'ledger.sqlite'}")
+    ledger.migrate()
+    with ledger.write() as db:
+        events.meet(db, "s", StudyState.RUNNING, now=0)
+        rows = [
+            {"job_id": f"j{number}", "plan_id": "p", "study_id": "s", "job_name": f"j{number}", "service": "demo"}
+            | {
+                "digest": "0" * 32,
+                "position": number,
+                "settings": {"stage": "main", "level": "study"},
+                "verdict": Verdict.SCHEDULED,
+                "state": state,
+            }
+            | {"dependencies": [], "created_at": 0, "attempt": 0, "series_id": None, "queue": "default"}
+            | {"reason": None, "traceback": None, "output": None, "injected": None}
+            for number, state in enumerate(states)
+        ]
+        plan = {"plan_id": "p", "study_id": "s", "revision": "r", "run": 1, "reason": "stable"}
+        plans.add(db, {**plan, "headers": {}, "selected": [], "instances": {}, "faults": []}, rows, now=0)
+    return ledger
+
+
+def test_removing_with_jobs_waiting_says_how_many_before_and_cancels_them(cli: Cli, source: Source) -> None:
+    """Also with Redis away: the controller finds them by its clock."""
+    cli.done("service", "install", "demo", "-p", source())
+    ledger = jobs_of(cli, JobState.WAITING, JobState.WAITING, JobState.RETRYING, JobState.STARTED, JobState.FINISHED)
+    said = cli.done("service", "remove", "demo").splitlines()
+    assert said == [
+        "3 of its jobs have not started and will be cancelled: 1 retrying, 2 waiting",
+        "1 of its jobs are running: they go on, with the files they have",
+        "service demo: removed",
+    ]
+    states = {job["jobName"]: job["state"] for job in ledger.jobs().items}
+    assert states == {"j0": "cancelled", "j1": "cancelled", "j2": "cancelled", "j3": "started", "j4": "finished"}
+    ledger.close()
+
+
+def test_the_files_of_a_running_job_stay(cli: Cli, source: Source) -> None:
+    cli.done("service", "install", "demo", "-p", source())
+    [version] = (cli.base / "modules" / ".versions" / "demo").iterdir()
+    jobs_of(cli, JobState.STARTED).close()
+    cli.done("service", "remove", "demo")
+    assert (version / "worker.py").exists()
