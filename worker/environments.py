@@ -50,7 +50,7 @@ _PASSING = re.compile(
     r"|error reading a body|timed out|No space left on device|Disk quota exceeded",
 )
 
-_ERROR = re.compile(r"^error: (.*)(?:\n  cause: (.*))?", re.MULTILINE)
+_ERROR = re.compile(r"^error: (.*)((?:\n  cause: .*)*)", re.MULTILINE)
 
 
 class EnvironmentFailedError(PermanentError):
@@ -205,8 +205,10 @@ class _Build:
             return EnvironmentUnavailableError(f"uv was ended by {end.killed or f'signal {end.signal}'}", tail)
         if end.log_fault is not None:
             return EnvironmentUnavailableError(f"{self._settings.envs} cannot be written: {end.log_fault}", tail)
-        said = _ERROR.findall(tail)
-        message = ": ".join(filter(None, said[-1])) if said else f"uv: exit status {end.status}"
+        message = f"uv: exit status {end.status}"
+        for what, causes in _ERROR.findall(tail):
+            why = causes.split("\n  cause: ")[1:]
+            message = ": ".join([what, *why[:1], *why[1:][-1:]])
         if end.status == 2 and _PASSING.search(tail):
             return EnvironmentUnavailableError(message, tail)
         return EnvironmentFailedError(message, tail)

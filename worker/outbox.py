@@ -72,7 +72,7 @@ class Outbox:
                 self._take(name)
         for name, shipment in list(self._shipments.items()):
             with self._busy:
-                done = name not in names or shipment.ship()
+                done = name not in names or self._ship(shipment)
             if done:
                 shipment.release()
                 del self._shipments[name]
@@ -81,6 +81,16 @@ class Outbox:
     def _take(self, name: str) -> None:
         if name not in self._shipments and (shipment := Shipment.take(self._spool, name, self._transport)):
             self._shipments[name] = shipment
+
+    @staticmethod
+    def _ship(shipment: "Shipment") -> bool:
+        try:
+            return shipment.ship()
+        except OSError as error:  # of this folder; the others can be shipped all the same
+            if not shipment.faulty:
+                log.error("a folder of the spool cannot be read", attemptId=shipment.attempt_id, why=error.strerror)
+            shipment.faulty = True
+            return False
 
     def _run(self) -> None:
         away = False
@@ -112,6 +122,8 @@ class Shipment:
     """One attempt's folder on its way."""
 
     def __init__(self, folder: AttemptFolder, lock: int, transport: Transport) -> None:
+        self.attempt_id = folder.attempt_id
+        self.faulty = False
         self._folder = folder
         self._lock = lock
         self._transport = transport
@@ -171,7 +183,7 @@ class Shipment:
 
     def _ship_log(self, size: int) -> None:
         if self._sent is None:
-            self._received = self._sent = self._transport.log_received(self._folder.attempt_id)
+            self._received = self._sent = self._transport.log_received(self.attempt_id)
         if self._sent >= size:
             return
         with contextlib.suppress(FileNotFoundError), self._folder.log.open("rb") as file:
@@ -179,7 +191,7 @@ class Shipment:
             for _ in range(_CHUNKS_A_TURN):
                 if not self._transport.log_room() or not (chunk := file.read(LOG_CHUNK)):
                     break
-                self._transport.send_log(self._folder.attempt_id, self._sent, chunk)
+                self._transport.send_log(self.attempt_id, self._sent, chunk)
                 self._sent += len(chunk)
                 self._moved_at = time.monotonic()
 
@@ -189,7 +201,7 @@ class Shipment:
         if self._report_at is None:
             fresh = time.time() - ended_at < RESEND_SECONDS and self._folder.alive()
             self._report_at = now + RESEND_SECONDS if fresh else now + TICK
-        if now < self._report_at or self._transport.acknowledged(self._folder.attempt_id):
+        if now < self._report_at or self._transport.acknowledged(self.attempt_id):
             return
         self._report_at = now + RESEND_SECONDS
         report = self._folder.outcome()
@@ -198,8 +210,7 @@ class Shipment:
 
     def _look(self, ended_at: float | None, size: int) -> bool:
         """See what has arrived; remove the folder where all of it has, or nobody wants it."""
-        attempt_id = self._folder.attempt_id
-        received = self._transport.log_received(attempt_id)
+        received = self._transport.log_received(self.attempt_id)
         if received != self._received:
             self._received, self._moved_at = received, time.monotonic()
         sent = self._sent or 0
@@ -208,11 +219,11 @@ class Shipment:
             self._sent = received  # it was in Redis, and is no more
         if ended_at is None and self._folder.alive():
             return False
-        arrived = received >= size and self._transport.acknowledged(attempt_id)
+        arrived = received >= size and self._transport.acknowledged(self.attempt_id)
         if not arrived and time.time() - (ended_at or self._age()) < KEEP_SECONDS:
             return False
         if not arrived:
-            log.warning("gave up an attempt that nobody has asked for", attemptId=attempt_id)
+            log.warning("gave up an attempt that nobody has asked for", attemptId=self.attempt_id)
         self._folder.remove()
         return True
 

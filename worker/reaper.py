@@ -40,6 +40,7 @@ _MAX_MESSAGES = 1 << 20
 _MEMORY_INTERVAL = 0.2
 _DUMP_GRACE = 0.3
 _KILL_PATIENCE = 30.0
+_LONGEST_POLL = 3600.0
 
 
 # -- processes
@@ -269,7 +270,8 @@ class Reaper:
             poll.register(fd, select.POLLIN)
         started = time.monotonic()
         self._measure_at = started
-        all_gone = True
+        self._obey(self.control.arrived())
+        all_gone = self._enforce(started)
         while self.status is None and all_gone:
             for fd, _ in poll.poll(self._patience(started)):
                 if fd == wake_read:
@@ -279,7 +281,7 @@ class Reaper:
                     poll.unregister(output)
                 elif fd == messages and not self._hear(messages):
                     poll.unregister(messages)
-                elif fd == self.control.fd and not self._obey():
+                elif fd == self.control.fd and not self._obey(self.control.read()):
                     poll.unregister(fd)
             all_gone = self._enforce(started)
         all_gone = all_gone and kill_descendants(self._on_end)
@@ -353,7 +355,10 @@ class Reaper:
         moments = [moment for moment in (self._deadline(started), self._kill_at) if moment is not None]
         if self.order["memory"] is not None:
             moments.append(self._measure_at)
-        return max(min(moments) - time.monotonic(), 0) * 1000 + 1 if moments else None
+        if not moments:
+            return None
+        seconds = min(moments) - time.monotonic()
+        return min(max(seconds, 0), _LONGEST_POLL) * 1000 + 1
 
     def _deadline(self, started: float) -> float | None:
         if self.killed is not None:
@@ -388,9 +393,8 @@ class Reaper:
             self.killed, self._kill_at = "memory", now
         self._measure_at = now + max(_MEMORY_INTERVAL, 20 * (time.monotonic() - now))  # at most 5 % of a core
 
-    def _obey(self) -> bool:
+    def _obey(self, lines: list[bytes]) -> bool:
         """Take the worker's orders; False where it died."""
-        lines = self.control.read()
         for line in lines:
             if self.killed is None:
                 self.killed = line.partition(b" ")[2].decode("ascii", "replace") if line else "orphaned"
@@ -447,11 +451,16 @@ class Lines:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
+    def arrived(self) -> list[bytes]:
+        """The lines that came along with those read before."""
+        *lines, self._buffer = self._buffer.split(b"\n")
+        return lines
+
     def read(self) -> list[bytes]:
-        """The lines that have arrived; the last one is b"" where the other side is gone."""
+        """The lines that arrive; the last one is b"" where the other side is gone."""
         data = os.read(self.fd, 4096)
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        return [*lines, *([b""] if not data else [])]
+        self._buffer += data
+        return [*self.arrived(), *([b""] if not data else [])]
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from dcm_processor.errors import PermanentError, ServiceError, TransportUnavaila
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Order, PlanOrder, Report, Transport
 from dcm_processor.vocabulary import ExitReason
-from worker import reaper, runner, surroundings
+from worker import reaper, runner, studies, surroundings
 from worker.announcer import Announcer
 from worker.contained import Command, Contained, End
 from worker.context import CONTEXT, Context, StoppedError
@@ -128,7 +128,7 @@ class _Attempt:
             )
             self._details["environment"] = environment.key
         with self._phase("fetch"), stop.raising():
-            dicom = _fetch(self._settings, order, self._plan)
+            dicom = studies.provide(self._settings, order, self._plan)
         with self._phase("run"):
             end = self._run(folder, module, environment.python, dicom)
         if end.log_fault is not None:
@@ -152,7 +152,7 @@ class _Attempt:
             os.lseek(task, 0, os.SEEK_SET)
             command = Command(
                 argv=[str(python), "-I", str(Path(runner.__file__)), contract.__file__, order.service, str(module)],
-                env=surroundings.of_job(settings, self._context.environ, order.service, python.parent, folder.scratch),
+                env=surroundings.of_job(settings, self._context.environ, order.service, python.parent, folder.tmpdir()),
                 cwd=str(folder.scratch),
                 log=str(folder.log),
                 log_limit=LOG_LIMIT,
@@ -243,15 +243,6 @@ class _Attempt:
                 log.error("the outcome is neither spooled nor acknowledged; the attempt will count as lost")
                 return
             time.sleep(5)
-
-
-def _fetch(settings: Any, order: Order, plan: PlanOrder) -> Path:
-    try:
-        from worker import studies
-    except ImportError:
-        place = settings.data / "dicom" / order.studyId
-        return place / order.seriesId if order.seriesId else place
-    return studies.provide(settings, order, plan)
 
 
 def _say(folder: AttemptFolder, text: str) -> None:

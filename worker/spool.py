@@ -7,13 +7,16 @@ Each attempt has a folder `<spool>/<attemptId>`:
 - `log` is what the job printed,
 - `outcome.json` is the report of its end, complete once it is there,
 - `scratch` is the job's working directory, with its TMPDIR, and goes with the job,
+- `tmpdir` holds the short name under which the job knows its TMPDIR,
 - `shipping` is held (flock) by the one outbox that cares for the folder.
 """
 
 import fcntl
 import json
 import os
+import secrets
 import shutil
+import tempfile
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,6 +45,7 @@ class AttemptFolder:
         self.scratch = self.path / "scratch"
         self._report = self.path / "report.json"
         self._outcome = self.path / "outcome.json"
+        self._tmpdir = self.path / "tmpdir"
         self._lock: int | None = None
 
     @classmethod
@@ -57,7 +61,7 @@ class AttemptFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for left in (self.log, self._outcome):  # of a run before this one, should Redis have been emptied
                 left.unlink(missing_ok=True)
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            self.clear_scratch()
             (self.scratch / "tmp").mkdir(parents=True)
             self._report.write_text(json.dumps(asdict(report)), encoding="utf-8")
         except BlockingIOError:
@@ -83,8 +87,23 @@ class AttemptFolder:
         except OSError as error:
             raise SpoolError(f"the spool {self.path.parent} takes nothing: {error.strerror}") from error
 
+    def tmpdir(self) -> Path:
+        """A folder for temporary files, under a name short enough for the sockets that multiprocessing puts there.
+
+        The address of a Unix socket has room for 107 characters, which the folder's own name may fill.
+        """
+        short = Path(tempfile.gettempdir()) / f"dcmproc-{secrets.token_hex(4)}"
+        self._tmpdir.write_text(str(short), encoding="utf-8")
+        short.symlink_to(self.scratch / "tmp")
+        return short
+
     def clear_scratch(self) -> None:
         """Remove what the job left in its working directory."""
+        with suppress(OSError):
+            short = Path(self._tmpdir.read_text(encoding="utf-8"))
+            if short.is_symlink() and short.readlink() == self.scratch / "tmp":
+                short.unlink()
+            self._tmpdir.unlink()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     # -- for those that come after the horse
@@ -117,6 +136,7 @@ class AttemptFolder:
 
     def remove(self) -> None:
         """Remove the folder and all that is in it."""
+        self.clear_scratch()
         shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -16,7 +16,7 @@ _OUR_HOSTS = ("localhost", "127.0.0.1", "::1", "orthanc", "scheduler", "redis")
 
 
 def of_job(
-    settings: Settings, environ: Mapping[str, str], service: str, environment_bin: Path, scratch: Path
+    settings: Settings, environ: Mapping[str, str], service: str, environment_bin: Path, tmpdir: Path
 ) -> dict[str, str]:
     """What a worker function finds in `os.environ`: exactly DESIGN 2, "Environment", and PATH, LANG and TMPDIR.
 
@@ -37,13 +37,13 @@ def of_job(
         "HF_HOME": str(cache / "huggingface"),
         "PATH": f"{environment_bin}:{environ.get('PATH', _SYSTEM_PATH)}",
         "LANG": environ.get("LANG") or "C.UTF-8",
-        "TMPDIR": str(scratch / "tmp"),
+        "TMPDIR": str(tmpdir),
     }
 
 
 def of_build(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """What uv, and the build scripts it runs, find: the network's settings, but none of our secrets."""
-    env = {key: value for key, value in environ.items() if key.startswith(_BUILD_PREFIXES)}
+    env = {key: value for key, value in environ.items() if key.startswith(_BUILD_PREFIXES) and value}
     env |= {key: environ[key] for key in ("PATH", "LANG", "HOME", "XDG_CACHE_HOME", "TMPDIR") if key in environ}
     if not _writable(Path(env.get("HOME", "/"))):  # a container's user has none
         env |= {"HOME": str(settings.envs), "UV_CACHE_DIR": str(settings.envs / ".uv")}

@@ -129,7 +129,7 @@ class AttemptWorker(Worker):
 
     def _register_again(self) -> None:
         """Redis may have been emptied."""
-        if not self.connection.hexists(self.key, "birth"):
+        if not self.connection.sismember(worker_registration.REDIS_WORKER_KEYS, self.key):
             with self.connection.pipeline() as pipe:
                 pipe.hset(self.key, mapping=self.serialize())
                 worker_registration.register(self, pipe)

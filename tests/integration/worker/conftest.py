@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +15,19 @@ from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from dcm_processor.identity import split_attempt_id
 from dcm_processor.outcome import Outcome
 from dcm_processor.settings import CHECKOUT, Settings
 from dcm_processor.store import Store
-from dcm_processor.transport import REPORTS, Order, PlanOrder, Report, Transport, parse_report
+from dcm_processor.transport import LOGS, REPORTS, Order, PlanOrder, Report, Transport, parse_report
 from tests.servers import ValkeyServer
 from tests.waiting import wait_until
 from worker.environments import Environments
 from worker.reaper import family
 
 DIGEST = "0" * 32
-STUDY, SERIES = "study-1", "series-1"
+STUDY = "aaaaaaaa-bbbbbbbb-cccccccc-dddddddd-00000001"
+SERIES = "aaaaaaaa-bbbbbbbb-cccccccc-dddddddd-00000002"
 
 
 class Stand:
@@ -51,6 +54,9 @@ class Stand:
         self.settings = Settings(
             BASEDIR=base, REDIS_URL=valkey.url, ORTHANC_REST_URL="http://127.0.0.1:9", ORTHANC_REST_PASSWORD="x"
         )
+        copies = base / "data" / "dicom" / ".copies"
+        copies.mkdir(parents=True)  # as if the study's files, none, had been fetched: no Orthanc is needed
+        (copies / f"{STUDY}.json").write_text(json.dumps({"planId": "plan-1", "files": {}}))
         self.transport = Transport(valkey.url)
         self.workers: list[subprocess.Popen[bytes]] = []
 
@@ -69,16 +75,16 @@ class Stand:
 
     def order(self, attempt_id: str = "job-1", worker: str = "svc.job.work", **values: Any) -> Order:
         fields: dict[str, Any] = {
-            "attemptId": attempt_id, "jobId": attempt_id.rpartition("-")[0], "attempt": 1, "planId": "plan-1",
-            "studyId": STUDY, "seriesId": None, "jobName": "job", "service": worker.split(".")[0], "digest": DIGEST,
+            "attemptId": attempt_id, "jobId": split_attempt_id(attempt_id)[0], "attempt": 1, "planId": "plan-1",
+            "studyId": STUDY, "seriesId": None, "jobName": "job", "service": worker.split(".", maxsplit=1)[0], "digest": DIGEST,
             "worker": worker, "timeout": 60.0, "memory": None, "params": {}, "inputs": {}, "outcomes": {},
         }  # fmt: skip
         return Order(**(fields | values))
 
     def plan(self, **values: Any) -> PlanOrder:
-        headers = {"patientId": "p", "studyId": STUDY, "seriesIds": [], "dcmpath": f"dicom/{STUDY}", "series": []}
+        headers = {"patientId": "p", "studyId": STUDY, "seriesIds": [], "series": []}
         fields: dict[str, Any] = {
-            "planId": "plan-1", "studyId": STUDY, "headers": headers, "selected": ["Modality"], "instances": {},
+            "planId": "plan-1", "studyId": STUDY, "headers": headers, "selected": ["Modality"], "instances": {SERIES: []},
         }  # fmt: skip
         return PlanOrder(**(fields | values))
 
@@ -100,6 +106,16 @@ class Stand:
         found = [parse_report(entry) for _, entry in entries]
         return [report for report in found if report.attemptId == attempt_id and report.kind == kind]
 
+    def shipped(self, attempt_id: str = "job-1") -> bytes:
+        """The attempt's log as far as it is in the stream; told to the worker as received."""
+        entries = [entry for _, entry in self.transport.read({LOGS: "0"}, block_ms=1).get(LOGS, [])]
+        log = b""
+        for entry in entries:
+            if entry["attemptId"].decode() == attempt_id and int(entry["offset"]) == len(log):
+                log += entry["chunk"]
+        self.transport.log_taken(attempt_id, len(log))
+        return log
+
     def started(self, attempt_id: str = "job-1", seconds: float = 15) -> Report:
         return wait_until(lambda: self.reports(attempt_id, "started"), seconds, f"{attempt_id} started")[0]
 
@@ -110,6 +126,11 @@ class Stand:
 
     def acknowledge(self, attempt_id: str = "job-1") -> None:
         self.transport.forget_attempts([attempt_id], acknowledge=True)
+
+    def rq_failure(self, attempt_id: str = "job-1") -> str:
+        """All that RQ keeps of a failure, waited for."""
+        result = wait_until(lambda: self.rq_job(attempt_id).latest_result(), 10, "RQ's result")
+        return str(result.exc_string) if result is not None else ""
 
     def rq_job(self, attempt_id: str = "job-1") -> Job:
         return Job.fetch(attempt_id, connection=self.transport.redis, serializer=JSONSerializer)
@@ -187,9 +208,17 @@ def shared_envs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / "envs"
 
 
+@pytest.fixture(scope="session")
+def short_tmp() -> Iterator[str]:
+    """A TMPDIR for workers that is as short as a system's own."""
+    with tempfile.TemporaryDirectory(prefix="w") as folder:
+        yield folder
+
+
 @pytest.fixture
-def stand(tmp_path: Path, valkey: ValkeyServer, shared_envs: Path) -> Iterator[Stand]:
+def stand(tmp_path: Path, valkey: ValkeyServer, shared_envs: Path, short_tmp: str) -> Iterator[Stand]:
     stand = Stand(tmp_path / "base", valkey, shared_envs)
+    stand.environ["TMPDIR"] = short_tmp
     try:
         yield stand
     finally:

@@ -103,11 +103,10 @@ def test_every_end_has_its_reason(stand: Stand, ended: Outcome, reason: ExitReas
     assert list(ended.phases) == ["module", "environment", "fetch", "run"]
     assert all(begin <= end for begin, end in ended.phases.values())
     assert ended.details["peakMemory"] > 5_000_000
-    result = wait_until(lambda: stand.rq_job().latest_result(), 10, "RQ's result")
     if reason is ExitReason.DONE:
-        assert stand.rq_job().get_status() == "finished"
+        wait_until(lambda: stand.rq_job().get_status() == "finished", 10, "RQ's end")
     else:
-        assert (stand.rq_job().get_status(), result.exc_string) == ("failed", rq)
+        assert (stand.rq_failure(), stand.rq_job().get_status()) == (rq, "failed")
     everything = b"".join(stand.transport.redis.dump(key) or b"" for key in stand.transport.redis.scan_iter("rq:*"))
     assert b"Doe" not in everything
     assert "Doe" not in (stand.base / "worker.log").read_text()
@@ -319,7 +318,6 @@ def test_code_that_is_not_there(stand: Stand) -> None:
 def test_an_output_folder_that_cannot_be_made(stand: Stand) -> None:
     """DATA is no folder: the record says so, and the attempt counts as one to try again."""
     stand.service("def work(**kwargs):\n    pass\n")
-    (stand.base / "data").mkdir()
     (stand.base / "data" / "attempts").write_text("in the way")
     stand.start()
     stand.enqueue()
@@ -347,7 +345,7 @@ def test_a_spool_that_cannot_be_written(stand: Stand) -> None:
 @pytest.mark.parametrize("place", ["data", "run"])
 def test_a_full_disk(stand: Stand, place: str) -> None:
     """Under DATA the job fails with what the system said; under the spool its log is lost, its outcome is not."""
-    small = stand.base / place
+    small = stand.base / place / "attempts" if place == "data" else stand.base / place
     small.mkdir()
     if os.system(f"mount -t tmpfs -o size=3m tmpfs {small} 2>/dev/null") != 0:
         pytest.skip("this machine does not let the test mount a small disk")
@@ -372,7 +370,5 @@ def test_a_full_disk(stand: Stand, place: str) -> None:
         stand.acknowledge()
         assert worker.poll() is None
     finally:
-        for worker in stand.workers:
-            worker.kill()
-            worker.wait()
+        stand.close()
         os.system(f"umount {small}")

@@ -1,0 +1,237 @@
+"""What outlives whom: kill -9 of each process, cancel, hand back, and Redis going away."""
+
+import os
+import signal
+import time
+
+from rq import Callback, Queue
+from rq.serializers import JSONSerializer
+
+from dcm_processor.transport import ANNOUNCED, PREFIX
+from dcm_processor.vocabulary import ExitReason
+from tests.integration.worker.conftest import Stand, gone, horse_of
+from tests.integration.worker.test_ends import DAEMONS, daemons
+from tests.servers import ValkeyServer
+from tests.waiting import wait_until
+from worker.reaper import family
+
+SLOW = """
+import os, time
+def work(output_dir, params, **kwargs):
+    open(output_dir + "/pid", "w").write(str(os.getpid()))
+    print("begun", flush=True)
+    time.sleep(params.get("seconds", 600))
+    open(output_dir + "/end", "w").write("end")
+"""
+
+
+def _all_gone(stand: Stand, pids: list[int], since: float) -> None:
+    wait_until(lambda: all(gone(pid) for pid in pids), 2 - (time.monotonic() - since), "all are killed within 2 s")
+    wait_until(lambda: not stand.processes(), 5, "nothing is left")
+
+
+def test_killing_the_worker_kills_everything_of_its_job(stand: Stand) -> None:
+    """Daemons too, within 2 s; a worker that comes later ships what the dead one spooled, and invents no outcome."""
+    stand.service(DAEMONS)
+    worker = stand.start()
+    stand.enqueue(worker="svc.job.hangs")
+    pids = [*daemons(stand), *family(worker.pid)]
+    assert len(pids) >= 5  # horse, reaper, runner and the daemons
+    worker.kill()
+    _all_gone(stand, pids, time.monotonic())
+    worker.wait()
+    stand.start()
+    stand.logged("serving")
+    assert not stand.reports("job-1", "outcome")
+
+
+def test_killing_the_horse_kills_its_job_and_is_reported_at_once(stand: Stand) -> None:
+    """The worker saw it, so nobody waits 60 s for an announcement; it goes on with the next attempt."""
+    stand.service(DAEMONS)
+    worker = stand.start()
+    stand.enqueue(worker="svc.job.hangs")
+    pids, horse = daemons(stand), horse_of(worker)
+    os.kill(horse, signal.SIGKILL)
+    _all_gone_except(stand, pids, worker.pid)
+    outcome = stand.outcome()
+    assert outcome.exitReason is ExitReason.LOST
+    assert outcome.error == "the work-horse ended with signal 9"
+    stand.enqueue("job-2", worker="svc.job.returns")
+    assert stand.outcome("job-2").exitReason is ExitReason.DONE
+    assert stand.reports("job-1", "started")[0].claim == stand.reports("job-1", "outcome")[0].claim
+
+
+def _all_gone_except(stand: Stand, pids: list[int], worker: int) -> None:
+    wait_until(lambda: all(gone(pid) for pid in pids), 2, "the daemons are killed within 2 s")
+    wait_until(lambda: set(stand.processes()) == {worker}, 5, "only the worker is left")
+
+
+def test_killing_the_reaper_leaves_nothing_either(stand: Stand) -> None:
+    stand.service(DAEMONS)
+    worker = stand.start()
+    stand.enqueue(worker="svc.job.hangs")
+    pids, horse = daemons(stand), horse_of(worker)
+    reaper = next(pid for pid, process in family(worker.pid).items() if process.parent == horse)
+    os.kill(reaper, signal.SIGKILL)
+    _all_gone_except(stand, pids, worker.pid)
+    assert stand.outcome().exitReason is ExitReason.LOST
+
+
+def test_killing_the_runner_counts_as_lost(stand: Stand) -> None:
+    """A SIGKILL that neither we nor the OOM killer sent."""
+    stand.service(SLOW)
+    stand.start()
+    stand.enqueue()
+    os.kill(int(stand.written("pid")), signal.SIGKILL)
+    assert stand.outcome().exitReason is ExitReason.LOST
+
+
+def test_cancel_ends_a_running_job(stand: Stand) -> None:
+    stand.service(DAEMONS)
+    stand.start()
+    stand.enqueue(worker="svc.job.hangs")
+    pids = daemons(stand)
+    stand.transport.request_cancel(["job-1"])
+    assert stand.outcome().exitReason is ExitReason.CANCELLED
+    assert all(gone(pid) for pid in pids)
+
+
+def test_cancel_ends_the_build_of_an_environment(stand: Stand) -> None:
+    """Not only the function: a package that compiles for ten minutes is ended too."""
+    package = stand.base / "slow-package"
+    package.mkdir()
+    (package / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "slow"\nbackend-path = ["."]\n'
+    )
+    (package / "slow.py").write_text("import time\ntime.sleep(600)\n")
+    stand.service("def work(**kwargs):\n    pass\n", requirements=f"{package}\n")
+    stand.start()
+    stand.enqueue()
+    stand.started()
+    wait_until(lambda: any("slow" in command or "uv" in command for command in stand.processes().values()), 15, "uv")
+    stand.transport.request_cancel(["job-1"])
+    outcome = stand.outcome()
+    assert outcome.exitReason is ExitReason.CANCELLED, outcome
+    assert list(outcome.phases) == ["module", "environment"]
+
+
+def test_a_worker_told_to_stop_hands_its_attempt_back(stand: Stand) -> None:
+    """After the grace, uncounted; nothing new is started; exit status 0."""
+    stand.service(DAEMONS)
+    worker = stand.start()
+    stand.enqueue("job-1", worker="svc.job.hangs")
+    pids = daemons(stand)
+    stand.enqueue("job-2", worker="svc.job.returns")
+    told = time.monotonic()
+    worker.terminate()
+    outcome = stand.outcome()
+    assert outcome.exitReason is ExitReason.HANDED_BACK
+    assert time.monotonic() - told >= 0.5  # WORKER_STOP_GRACE of the stand
+    assert worker.wait(10) == 0
+    assert all(gone(pid) for pid in pids)
+    assert stand.transport.redis.lrange("rq:queue:default", 0, -1) == [b"job-2"]
+    assert not stand.reports("job-2", "started")
+
+
+def test_an_attempt_that_ends_within_the_grace_ends_well(stand: Stand) -> None:
+    stand.service(SLOW)
+    worker = stand.start(WORKER_STOP_GRACE="20")
+    stand.enqueue(params={"seconds": 1})
+    stand.written("pid")
+    worker.send_signal(signal.SIGINT)
+    assert stand.outcome().exitReason is ExitReason.DONE
+    assert worker.wait(10) == 0
+
+
+def test_an_idle_worker_stops_within_seconds(stand: Stand) -> None:
+    worker = stand.start()
+    stand.logged("serving")
+    worker.terminate()
+    assert worker.wait(5) == 0
+    assert not stand.transport.redis.smembers("rq:workers")
+
+
+def test_two_workers_one_attempt(stand: Stand) -> None:
+    """Pushed five times, it runs once."""
+    stand.service("def work(output_dir, **kwargs):\n    open(output_dir + '/../runs', 'a').write('x')\n")
+    stand.enqueue()
+    for _ in range(4):
+        stand.push("job-1")
+    for _ in range(3):
+        stand.start()
+    assert stand.outcome().exitReason is ExitReason.DONE
+    wait_until(lambda: not stand.transport.redis.llen("rq:queue:default"), 10, "all five are taken")
+    wait_until(lambda: stand.rq_job().get_status() == "finished", 10, "RQ is done")
+    assert (stand.base / "data" / "attempts" / "runs").read_text() == "x"
+    assert len(stand.reports("job-1", "started")) == 1
+    assert len({report.claim for report in stand.reports("job-1", "outcome")}) == 1
+
+
+def test_an_attempt_nobody_wants_any_more_is_left_alone(stand: Stand) -> None:
+    stand.start()
+    stand.push("job-1")
+    stand.logged("nobody wants this attempt any more")
+    wait_until(lambda: stand.rq_job().get_status() == "finished", 10, "a quiet end")
+    assert not stand.spooled().exists()
+
+
+def test_a_worker_waits_for_redis_and_outlasts_it(stand: Stand, own_valkey: ValkeyServer) -> None:
+    """Started before Redis; Redis stopped, emptied and started again, idle and in a job: the same process serves on."""
+    stand.transport = type(stand.transport)(own_valkey.url)
+    stand.service(SLOW)
+    worker = stand.start(REDIS_URL=own_valkey.url)
+    stand.logged("Redis does not answer")
+    own_valkey.start()
+    stand.enqueue("job-1", params={"seconds": 0})
+    assert stand.outcome("job-1").exitReason is ExitReason.DONE
+
+    own_valkey.restart()
+    stand.enqueue("job-2", params={"seconds": 12})  # longer than two announcements
+    pid = int(stand.written("pid", "job-2"))
+    own_valkey.kill()
+    for leftover in own_valkey.directory.rglob("*.aof"):
+        leftover.write_bytes(b"")
+    time_away = time.monotonic()
+    wait_until(lambda: time.monotonic() - time_away > 6, 10, "an announcement failed")
+    assert not gone(pid)
+    own_valkey.start()
+    assert stand.transport.redis.dbsize() == 0 or stand.transport.redis.hkeys(ANNOUNCED) == [b"job-2"]
+    wait_until(lambda: stand.transport.redis.get(PREFIX + "claim:job-2"), 10, "the claim is restored")
+    assert stand.outcome("job-2", 30).exitReason is ExitReason.DONE
+    assert worker.poll() is None
+    stand.enqueue("job-3", params={"seconds": 0})
+    assert stand.outcome("job-3", 15).exitReason is ExitReason.DONE
+    wait_until(lambda: len(stand.transport.redis.smembers("rq:workers")) == 1, 15, "RQ's tools show the worker again")
+
+
+def test_an_outcome_survives_redis_being_away_at_the_end(stand: Stand, own_valkey: ValkeyServer) -> None:
+    own_valkey.start()
+    stand.transport = type(stand.transport)(own_valkey.url)
+    stand.service(SLOW)
+    stand.start(REDIS_URL=own_valkey.url)
+    stand.enqueue(params={"seconds": 1.5})
+    stand.written("pid")
+    own_valkey.kill()
+    wait_until(lambda: stand.spooled().joinpath("outcome.json").exists(), 15, "the outcome is spooled")
+    own_valkey.start()
+    assert stand.outcome(seconds=15).exitReason is ExitReason.DONE
+
+
+def test_only_attempts_are_run(stand: Stand) -> None:
+    """Who can write to Redis can have nothing else run: no other function, no callback, no pickle."""
+    stand.start()
+    target = stand.base / "owned"
+    queue = Queue("default", connection=stand.transport.redis, serializer=JSONSerializer)
+    queue.enqueue_call("os.system", args=(f"touch {target}",), job_id="other-function")
+    queue.enqueue_call("worker.run.run_attempt", args=("a",), job_id="a", on_failure=Callback("os.getcwd"))
+    stand.transport.redis.hset("rq:job:pickle", mapping={"data": b"\x80\x04garbage", "origin": "default"})
+    stand.transport.redis.rpush("rq:queue:default", "pickle")
+    stand.transport.redis.hset("rq:job:rubbish", mapping={"created_at": "yesterday", "data": b"{"})
+    stand.transport.redis.rpush("rq:queue:default", "rubbish")
+    stand.service("def work(**kwargs):\n    pass\n")
+    stand.enqueue()
+    assert stand.outcome().exitReason is ExitReason.DONE
+    refused = [line["rqJobId"] for line in stand.worker_log() if "refused" in line["message"]]
+    assert {"other-function", "a", "pickle"} <= set(refused)
+    assert stand.rq_failure("other-function") == "NotAnAttempt"
+    assert not target.exists()

@@ -1,0 +1,86 @@
+"""The reaper's log, and what it reads in /proc; tests/integration/worker kills with it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from worker import reaper
+from worker.reaper import Log
+
+
+def test_a_log_within_its_limit_is_what_was_printed(tmp_path: Path) -> None:
+    log = Log(str(tmp_path / "log"), 1_000_000)
+    log.write(b"one\n")
+    log.write(b"two\n")
+    log.close()
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\n"
+    assert (log.size, log.cut, log.fault) == (8, 0, None)
+
+
+@pytest.mark.parametrize("piece", [7, 1000, 65536, 1 << 20])
+def test_a_log_is_cut_in_the_middle(tmp_path: Path, piece: int) -> None:
+    """However it arrives: whole lines at the beginning, how much was left out, and the last of it."""
+    text = b"".join(b"line %d\n" % number for number in range(100_000))
+    log = Log(str(tmp_path / "log"), 200_000)
+    for start in range(0, len(text), piece):
+        log.write(text[start : start + piece])
+    log.close()
+    found = (tmp_path / "log").read_bytes()
+    assert len(found) <= 200_000
+    assert log.size == len(found)
+    head, _, rest = found.partition(b"\n[dcm-processor: the log is full; what follows is left out but for its end]\n")
+    mark, _, tail = rest.partition(b"\n")
+    assert text.startswith(head)
+    assert text.endswith(tail)
+    assert len(tail) > 60_000
+    assert tail.startswith(b"line ")
+    assert int(mark.split()[1]) == len(text) - len(head) - len(tail)
+
+
+def test_a_log_that_cannot_be_opened_loses_lines_and_nothing_else(tmp_path: Path) -> None:
+    log = Log(str(tmp_path / "no" / "such" / "folder"), 1_000_000)
+    log.write(b"x")
+    log.close()
+    assert log.fault == "No such file or directory"
+    assert log.size == 0
+
+
+def test_what_was_lost_while_the_disk_was_full_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log(str(tmp_path / "log"), 1_000_000)
+    log.write(b"before\n")
+    with monkeypatch.context() as full:
+
+        def write(_fd: int, _data: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+        full.setattr(os, "write", write)
+        log.write(b"lost\n")
+    log.write(b"after\n")
+    log.close()
+    assert (tmp_path / "log").read_bytes() == (
+        b"before\n\n[dcm-processor: 5 bytes lost here: No space left on device]\nafter\n"
+    )
+
+
+def test_a_family_holds_grandchildren(tmp_path: Path) -> None:
+    code = "import subprocess, sys; subprocess.run(['sleep', '60'])"
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as child:
+        try:
+            while not [pid for pid, process in reaper.family(child.pid).items() if process.parent == child.pid]:
+                pass
+            found = reaper.family(os.getpid())
+            assert child.pid in found
+            (sleep,) = reaper.family(child.pid)
+            assert sleep in found
+            assert found[sleep].group == child.pid
+            assert 0 < reaper.proportional([child.pid]) <= reaper.resident([child.pid])
+        finally:
+            os.killpg(child.pid, 9)
+
+
+def test_the_kernels_kills_are_counted_somewhere() -> None:
+    assert reaper.oom_kills() >= 0
+    assert reaper._oom_counters()[-1] == ("/proc/vmstat", "oom_kill ")

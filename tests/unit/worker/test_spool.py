@@ -1,0 +1,96 @@
+"""The spool: whole files or none, and who holds what."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dcm_processor.outcome import Outcome
+from dcm_processor.transport import Report
+from dcm_processor.vocabulary import ExitReason
+from worker.spool import AttemptBusyError, AttemptFolder, SpoolError
+
+REPORT = Report("started", "job-1", "claim", "worker", "host")
+
+
+def test_what_is_kept_can_be_sent_by_somebody_else(tmp_path: Path) -> None:
+    folder = AttemptFolder.create(tmp_path / "spool", REPORT)
+    assert folder.outcome() is None
+    assert folder.ended_at() is None
+    folder.keep(REPORT, Outcome(ExitReason.DONE, details={"exitStatus": 0}))
+    later = AttemptFolder(tmp_path / "spool", "job-1")
+    assert later.claim() == REPORT
+    report = later.outcome()
+    assert report is not None
+    assert (report.kind, report.claim) == ("outcome", "claim")
+    assert Outcome.from_json(report.outcome) == Outcome(ExitReason.DONE, details={"exitStatus": 0})
+    assert later.ended_at() is not None
+    assert folder.path.stat().st_mode & 0o777 == 0o700  # logs may hold patients' data
+
+
+def test_it_lives_as_long_as_somebody_holds_its_lock(tmp_path: Path) -> None:
+    folder = AttemptFolder.create(tmp_path, REPORT)
+    assert folder.alive()
+    with pytest.raises(AttemptBusyError):
+        AttemptFolder.create(tmp_path, REPORT)
+    copy = os.dup(folder.lock)  # the reaper's
+    os.close(folder.lock)
+    assert folder.alive()
+    os.close(copy)
+    assert not folder.alive()
+
+
+def test_a_second_run_of_an_attempt_finds_nothing_of_the_first(tmp_path: Path) -> None:
+    """Redis emptied: the same attempt may come again."""
+    first = AttemptFolder.create(tmp_path, REPORT)
+    first.log.write_text("old")
+    first.keep(REPORT, Outcome(ExitReason.DONE))
+    tmpdir = first.tmpdir()
+    (tmpdir / "old").write_text("x")
+    os.close(first.lock)
+    second = AttemptFolder.create(tmp_path, REPORT)
+    assert not second.log.exists()
+    assert second.outcome() is None
+    assert not tmpdir.is_symlink()
+    assert not list(second.tmpdir().iterdir())
+    second.remove()
+    os.close(second.lock)
+    assert not second.path.exists()
+
+
+def test_a_tmpdir_has_a_short_name_whatever_the_attempts(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 100)
+    folder = AttemptFolder.create(deep, REPORT)
+    tmpdir = folder.tmpdir()
+    assert tmpdir.is_dir()
+    assert tmpdir.resolve() == folder.scratch / "tmp"
+    folder.clear_scratch()
+    assert not tmpdir.is_symlink()
+    assert not folder.scratch.exists()
+    os.close(folder.lock)
+
+
+def test_clearing_removes_no_link_but_its_own(tmp_path: Path) -> None:
+    """The name is read from a file that a job could have written."""
+    folder = AttemptFolder.create(tmp_path / "spool", REPORT)
+    other = tmp_path / "other"
+    other.symlink_to(tmp_path)
+    (folder.path / "tmpdir").write_text(str(other))
+    folder.clear_scratch()
+    assert other.is_symlink()
+    os.close(folder.lock)
+
+
+def test_a_disk_that_takes_nothing_is_said(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("in the way")
+    with pytest.raises(SpoolError, match="takes nothing: "):
+        AttemptFolder.create(tmp_path / "spool", REPORT)
+
+
+def test_half_a_file_is_none(tmp_path: Path) -> None:
+    folder = AttemptFolder.create(tmp_path, REPORT)
+    (folder.path / "outcome.json").write_text('{"kind": "outc')
+    assert folder.outcome() is None
+    (folder.path / "outcome.json").write_text('{"kind": "outcome", "unknown": 1}')
+    assert folder.outcome() is None
+    os.close(folder.lock)
