@@ -15,7 +15,7 @@ from scheduler.enqueue import orders_of
 from scheduler.planning import Planned
 from scheduler.progress import apply, decide
 
-_CARRIED = "reused from an earlier run"
+_CARRIED = "as in an earlier run"
 
 
 def adopt(
@@ -131,7 +131,8 @@ def _row(plan_id: str, study_id: str, planned: PlannedJob, reused: RowMapping | 
     state, reason = None, planned.reason
     if planned.verdict is Verdict.SCHEDULED:
         state = JobState.WAITING if reused is None else JobState(reused["state"])
-        reason = planned.reason if reused is None else f"{_CARRIED}: {reused['job_id']}"
+        if reused is not None:
+            reason = f"{_CARRIED}: {reused['reason'] or reused['job_id']}"
     elif planned.verdict is Verdict.SKIPPED:
         state = JobState.SKIPPED
     return {
@@ -171,15 +172,16 @@ def _standing(
     earlier = plans.latest(db, planned.study_id)
     if earlier is None:
         return {}
-    finished = {
+    ended = {
         JobKey(job["job_name"], job["series_id"]): job
         for job in plans.jobs_of(db, earlier["plan_id"])
-        if job["state"] == JobState.FINISHED
+        if job["verdict"] == Verdict.SCHEDULED and JobState(job["state"]).ended
     }
+    finished = {key: row for key, row in ended.items() if row["state"] == JobState.FINISHED}
     if wanted is not None:
-        roots = [job.key for job in plan.jobs if job.key.job_name in wanted]
-        again = dependents(plan.jobs, roots)
-        return {key: row for key, row in finished.items() if key not in again}
+        again = dependents(plan.jobs, [job.key for job in plan.jobs if job.key.job_name in wanted])
+        needed = _ancestors(plan, again)
+        return {key: row for key, row in ended.items() if key not in again and (key in finished or key not in needed)}
     if earlier["revision"] == planned.revision:
         return {}  # the whole study is run again
     standing: dict[JobKey, RowMapping] = {}
@@ -198,3 +200,12 @@ def _standing(
         ):
             standing[job.key] = row
     return standing
+
+
+def _ancestors(plan: Plan, keys: Collection[JobKey]) -> set[JobKey]:
+    """What the jobs depend on, at any depth; a plan has dependencies before dependents."""
+    needed = set(keys)
+    for job in reversed(plan.jobs):
+        if job.key in needed:
+            needed.update(job.dependencies)
+    return needed - set(keys)

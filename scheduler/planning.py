@@ -12,21 +12,19 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from dcm_processor.orthanc import Orthanc
-from dcm_processor.plan import Plan, PlannedJob, make_plan, order
-from dcm_processor.registry import ServiceRegistry
-from dcm_processor.store import Store
-
 from dcm_processor import identity, process
 from dcm_processor.errors import (
     DcmProcessorError,
     OrthancUnavailableError,
-    PermanentError,
     StudyGoneError,
     TransientError,
 )
 from dcm_processor.headers import SeriesSource, build_headers
+from dcm_processor.orthanc import Orthanc
+from dcm_processor.plan import Plan, PlannedJob, make_plan, order
+from dcm_processor.registry import ServiceRegistry
 from dcm_processor.settings import Settings
+from dcm_processor.store import Store
 from scheduler.callbacks import run_callbacks
 
 _context = multiprocessing.get_context("forkserver")
@@ -189,7 +187,7 @@ def _child(connection: Connection, task: PlanningTask) -> None:
 def explain(settings: Settings, study_id: str) -> dict[str, Any]:
     """The plan a study would get now, nothing enqueued; runs callbacks, so call it in a process that may be lost.
 
-    Raises StudyGoneError, OrthancUnavailableError, or PermanentError saying why there would be no plan.
+    A planning that failed is told as such. Raises StudyGoneError or OrthancUnavailableError.
     """
     task = task_for(settings, Store.of(settings), study_id, {}, frozenset())
     planned = plan_study(task)
@@ -198,8 +196,6 @@ def explain(settings: Settings, study_id: str) -> dict[str, Any]:
             raise StudyGoneError(planned.reason)
         case Ending.UNAVAILABLE:
             raise OrthancUnavailableError(planned.reason)
-        case Ending.FAILED:
-            raise PermanentError(planned.reason)
     return _explained_plan(planned, task.registry)
 
 
@@ -207,6 +203,7 @@ def _explained_plan(planned: Planned, registry: ServiceRegistry) -> dict[str, An
     """A planning's result as the API shows it."""
     jobs = planned.plan.jobs if planned.plan else ()
     return {
+        "ending": planned.ending,
         "studyId": planned.study_id,
         "reason": planned.reason,
         "revision": planned.revision,
