@@ -1,6 +1,5 @@
 """`dcm-processor demo`: see it work, on sample studies."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,6 +12,8 @@ from rich.console import Console
 
 from dcm_processor.cli import demo_display as display
 from dcm_processor.cli.client import Client
+from dcm_processor.cli.context import settings
+from dcm_processor.cli.output import json_option, show_json
 from dcm_processor.demo import PATIENCE, Demo, rows_of
 from dcm_processor.local.state import State
 from dcm_processor.orthanc import Orthanc
@@ -27,42 +28,41 @@ _LOG_LINES = 12
 @click.command("demo")
 @click.option("--force", is_flag=True, help="Also where other studies or services are.")
 @click.option("--started-by-us", is_flag=True, hidden=True, help="The stack was started for this demo.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON document on stdout.")
+@json_option
 def demo(*, force: bool, started_by_us: bool, as_json: bool) -> None:
     """Install two services, send two sample studies over DICOM, follow their jobs, and show what they left.
 
     Run it again as often as you like: the same studies run again. Exit status 1 where a job did not finish.
     """
-    settings = Settings.load(checkout_from_environment())
-    state = State.read(settings)
-    stable_age = state.stableAge if state else settings.STABLE_AGE
+    chosen = settings()
+    state = State.read(chosen)
+    stable_age = state.stableAge if state else chosen.STABLE_AGE
     # Beside a document on stdout, what goes on is told on stderr.
     console = _console(stderr=as_json)
     with (
         tempfile.TemporaryDirectory(prefix="dcm-processor-demo-") as folder,
-        Orthanc(settings.orthanc_url, settings.ORTHANC_REST_USERNAME, settings.orthanc_password) as orthanc,
+        Orthanc(chosen.orthanc_url, chosen.ORTHANC_REST_USERNAME, chosen.orthanc_password) as orthanc,
         display.Watched(console) as watched,
     ):
         watched.doing("drawing the sample studies")
         samples = make_samples(Path(folder))
-        run = Demo(Client(settings), orthanc, Store.of(settings), samples)
+        run = Demo(Client(chosen), orthanc, Store.of(chosen), samples)
         if not force:
             run.refuse_company()
         watched.doing("installing services")
         run.install(checkout_from_environment() / "services")
         watched.step("services temp and dcm2nii are installed")
-        watched.doing("sending the sample studies")
-        host = urlsplit(settings.orthanc_url).hostname or "127.0.0.1"
-        sent = run.send(Peer(host, settings.DICOM_PORT, settings.DICOM_AET), lambda: None)
+        host = urlsplit(chosen.orthanc_url).hostname or "127.0.0.1"
+        sent = run.send(Peer(host, chosen.DICOM_PORT, chosen.DICOM_AET), watched.counting("sending the sample studies"))
         watched.step(
             f"{sent} instances of {len(samples)} studies sent by C-STORE; stable after {stable_age} s of quiet"
         )
         run.follow(PATIENCE + stable_age, watched.rows)
         took = watched.seconds
     if as_json:
-        click.echo(json.dumps(_document(run, settings), indent=2))
+        show_json(_document(run, chosen))
     else:
-        _show(console, run, settings, took, stays=started_by_us)
+        _show(console, run, chosen, took, stays=started_by_us)
     raise SystemExit(0 if all(followed.succeeded for followed in run.followed) else 1)
 
 
@@ -73,43 +73,43 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
-def _show(console: Console, demo: Demo, settings: Settings, took: float, *, stays: bool) -> None:
+def _show(console: Console, demo: Demo, chosen: Settings, took: float, *, stays: bool) -> None:
     console.print(display.heading(f"what ran, in {took:.0f} s"))
     console.print(display.table(rows_of(demo.followed, set())))
-    if files := _outputs(demo, settings):
-        console.print(display.outputs(files, settings.data / "results"))
+    if files := _outputs(demo, chosen):
+        console.print(display.outputs(files, chosen.data / "results"))
     if found := demo.log_worth_reading():
         job, text = found
         console.print(display.log(job["jobName"], text, _LOG_LINES))
-    console.print(display.pages(_pages(settings)))
+    console.print(display.pages(_pages(chosen)))
     if stays:
         console.print(
-            f"\nThe stack runs on, with STABLE_AGE 2 for the demo instead of {settings.STABLE_AGE}; "
+            f"\nThe stack runs on, with STABLE_AGE 2 for the demo instead of {chosen.STABLE_AGE}; "
             "`bash run.sh --local --down` stops it, and the next start takes yours."
         )
 
 
-def _outputs(demo: Demo, settings: Settings) -> list[Path]:
-    folders = [settings.data / "results" / followed.sample.study_id for followed in demo.followed]
+def _outputs(demo: Demo, chosen: Settings) -> list[Path]:
+    folders = [chosen.data / "results" / followed.sample.study_id for followed in demo.followed]
     return [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
 
 
-def _pages(settings: Settings) -> Sequence[tuple[str, str, str]]:
-    secrets = settings.BASEDIR / "secrets"
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.BIND_ADDRESS, settings.BIND_ADDRESS)  # noqa: S104 - read
-    dashboard = f"http://{host}:{settings.DASHBOARD_PORT}"
+def _pages(chosen: Settings) -> Sequence[tuple[str, str, str]]:
+    secrets = chosen.BASEDIR / "secrets"
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(chosen.BIND_ADDRESS, chosen.BIND_ADDRESS)  # noqa: S104 - read
+    dashboard = f"http://{host}:{chosen.DASHBOARD_PORT}"
     admin = "user admin, password in {}"
     return [
         ("studies", f"{dashboard}/", admin.format(display.near(secrets / "dashboard_password"))),
         ("queues", f"{dashboard}/rq", "the same"),
-        ("images", f"{settings.orthanc_url}/", admin.format(display.near(secrets / "orthanc_admin_password"))),
+        ("images", f"{chosen.orthanc_url}/", admin.format(display.near(secrets / "orthanc_admin_password"))),
     ]
 
 
-def _document(demo: Demo, settings: Settings) -> dict[str, Any]:
+def _document(demo: Demo, chosen: Settings) -> dict[str, Any]:
     return {
         "succeeded": all(followed.succeeded for followed in demo.followed),
         "studies": [followed.view for followed in demo.followed],
         "jobs": [asdict(row) for row in rows_of(demo.followed, set())],
-        "outputs": [str(file) for file in _outputs(demo, settings)],
+        "outputs": [str(file) for file in _outputs(demo, chosen)],
     }

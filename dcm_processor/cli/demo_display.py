@@ -1,7 +1,8 @@
 """What `dcm-processor demo` shows: jobs live on a terminal, elsewhere a line at each change; then what came of it."""
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from dcm_processor.cli.output import printable
 from dcm_processor.demo import Row
 
 _STYLES = {
@@ -51,12 +53,18 @@ class Watched:
 
     def step(self, what: str) -> None:
         """Something of the demo itself was done."""
-        self._console.print(Text(f"{self.seconds:5.1f} s  {what}"))
+        self._console.print(Text(f"{self.seconds:5.1f} s  {printable(what)}"))
 
     def doing(self, what: str) -> None:
         """Something takes a moment."""
         if self._console.is_terminal:
             self._live.update(Spinner("dots", Text(what)))
+
+    def counting(self, what: str) -> Callable[[], None]:
+        """Something goes on in single steps; the answer is to be called at each."""
+        self.doing(what)
+        count = itertools.count(1)
+        return lambda: self.doing(f"{what}: {next(count)}")
 
     def rows(self, rows: Sequence[Row]) -> None:
         """Another look at the jobs."""
@@ -83,12 +91,12 @@ def table(rows: Sequence[Row]) -> Table:
     for row in rows:
         shown.add_row(
             row.study if row.study != last else "",
-            row.job,
-            row.series,
+            Text(row.job),
+            Text(printable(row.series)),
             Text(row.state, _STYLES.get(row.state, "")),
             str(row.attempt or ""),
             f"{row.seconds:.1f} s" if row.seconds is not None else "",
-            Text(row.reason, "dim"),
+            Text(printable(row.reason), "dim"),
         )
         last = row.study
     return shown
@@ -100,7 +108,7 @@ def outputs(files: Sequence[Path], folder: Path, limit: int = 24) -> RenderableT
     shown.add_column(justify="right")
     shown.add_column(overflow="fold")
     for file in files[:limit]:
-        shown.add_row(f"{size(file.stat().st_size)}", str(file.relative_to(folder)))
+        shown.add_row(f"{size(file.stat().st_size)}", Text(printable(file.relative_to(folder))))
     if len(files) > limit:
         shown.add_row("", f"and {len(files) - limit} more")
     return Group(heading(f"outputs, in {near(folder)}"), shown)
