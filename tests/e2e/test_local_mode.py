@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -220,6 +221,18 @@ def test_a_server_of_somebody_else_that_cannot_be_used_is_said_before_anything_s
         assert said in done.stderr
         assert "Traceback" not in done.stderr
     assert not (another.basedir / "logs" / "supervisord.log").exists()
+
+
+def test_a_demo_that_refuses_stops_the_stack_that_was_started_for_it(another: Installation, tmp_path: Path) -> None:
+    """Else somebody's studies would count as stable after the demo's two seconds."""
+    shutil.copytree(CHECKOUT / "services" / "temp", tmp_path / "mine")
+    for file in (tmp_path / "mine").rglob("*.*"):
+        file.write_text(file.read_text().replace("temp", "mine"))
+    assert another.bash("service.sh", "install", "mine", "-p", "mine", cwd=tmp_path).returncode == 0
+    done = another.bash("run.sh", "--local", "--demo")
+    assert done.returncode == 2
+    assert "--force" in done.stderr
+    assert marked(another.basedir) == []
 
 
 def test_a_taken_port_is_named_before_anything_starts(another: Installation) -> None:
