@@ -1,9 +1,9 @@
 """The scheduler's HTTP API, as the command line uses it."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import requests
 
@@ -62,8 +62,8 @@ class Client:
 
     def study_id(self, text: str) -> str:
         """Orthanc's identifier of a study that may be named by its StudyInstanceUID."""
-        if "." not in text:
-            return text
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)+", text):
+            return checked(text)
         found = self.post("/studies/search", {"studyInstanceUID": text})["items"]
         if not found:
             raise NotKnownError(
@@ -74,7 +74,7 @@ class Client:
     def log_part(self, job_id: str, offset: int = 0, attempt: int | None = None) -> LogPart:
         """A job's log from `offset` on, as much as the API gives at once."""
         query = {"offset": offset, **({"attempt": attempt} if attempt else {})}
-        answer = self._request("GET", f"/jobs/{quote(job_id, safe='')}/log", params=query)
+        answer = self._request("GET", f"/jobs/{checked(job_id)}/log", params=query)
         which = answer.headers.get("X-Log-Attempt")
         return LogPart(
             content=answer.content,
@@ -106,23 +106,31 @@ class Client:
         raise _error(answer)
 
 
+def checked(identifier: str) -> str:
+    """The identifier, if it can be one: addresses are made of it.
+
+    Raises UsageError.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", identifier):
+        raise UsageError(f"{identifier!r} is no identifier; `study list` and `study show` give those there are")
+    return identifier
+
+
 def _error(answer: requests.Response) -> Exception:
     """A problem document (RFC 9457) as an error of ours."""
     try:
-        problem = answer.json()
-        detail = str(problem["detail"])
+        detail = str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
         return PermanentError(
             f"what answers is no scheduler of ours: HTTP {answer.status_code}; is SCHEDULER_PORT right?"
         )
-    faults = "; ".join(f"{fault['field']}: {fault['reason']}" for fault in problem.get("faults") or ())
     match answer.status_code:
         case 401 | 403:
             return PermanentError(f"the scheduler refuses our token: {detail}; is BASEDIR the one it was started with?")
         case 404 | 410:
             return NotKnownError(detail)
         case 400 | 413 | 415 | 416 | 422:
-            return UsageError(f"{detail}: {faults}" if faults else detail)
+            return UsageError(detail)
         case 429 | 502 | 503 | 504:
             return TransientError(detail)
         case _:

@@ -4,11 +4,10 @@ import codecs
 import sys
 import time
 from typing import Any
-from urllib.parse import quote
 
 import click
 
-from dcm_processor.cli.client import Client
+from dcm_processor.cli.client import Client, checked
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import (
     json_option,
@@ -34,7 +33,7 @@ def job() -> None:
 
 
 @job.command("list")
-@click.option("--state", type=click.Choice(list(JobState)), help="Only jobs in this state.")
+@click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only jobs in this state.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
 @json_option
 def list_(state: str | None, limit: int, *, as_json: bool) -> None:
@@ -63,7 +62,7 @@ def list_(state: str | None, limit: int, *, as_json: bool) -> None:
 @json_option
 def show(job_id: str, *, as_json: bool) -> None:
     """Show a job with its attempts, and with what went wrong."""
-    found = Client(settings()).get(f"/jobs/{quote(job_id, safe='')}")
+    found = Client(settings()).get(f"/jobs/{checked(job_id)}")
     if as_json:
         show_json(found)
         return
@@ -135,7 +134,7 @@ def rerun(job_ids: tuple[str, ...], *, as_json: bool) -> None:
 @json_option
 def cancel(job_id: str, *, as_json: bool) -> None:
     """End a job, running or not; its dependents are skipped."""
-    accepted = Client(settings()).post(f"/jobs/{quote(job_id, safe='')}/cancel")
+    accepted = Client(settings()).post(f"/jobs/{checked(job_id)}/cancel")
     if as_json:
         show_json(accepted)
     else:

@@ -1,7 +1,6 @@
 """`dcm-processor study`: what the ledger knows of studies, through the scheduler's HTTP API."""
 
 from typing import Any
-from urllib.parse import quote
 
 import click
 
@@ -23,7 +22,7 @@ def study() -> None:
 
 
 @study.command("list")
-@click.option("--state", type=click.Choice(list(StudyState)), help="Only studies in this state.")
+@click.option("--state", type=click.Choice([state.value for state in StudyState]), help="Only studies in this state.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
 @json_option
 def list_(state: str | None, limit: int, *, as_json: bool) -> None:
@@ -54,7 +53,7 @@ def list_(state: str | None, limit: int, *, as_json: bool) -> None:
 def show(study: str, *, as_json: bool) -> None:
     """Show a study with the jobs of its newest plan (all plans: --json)."""
     client = Client(settings())
-    found = client.get(f"/studies/{quote(client.study_id(study), safe='')}")
+    found = client.get(f"/studies/{client.study_id(study)}")
     if as_json:
         show_json(found)
         return
@@ -92,11 +91,11 @@ def show(study: str, *, as_json: bool) -> None:
 def explain(study: str, *, as_json: bool) -> None:
     """Show the plan a study would get now, and why. Callbacks are asked; nothing is written or enqueued."""
     client = Client(settings())
-    found = client.get(f"/studies/{quote(client.study_id(study), safe='')}/explain")
+    found = client.get(f"/studies/{client.study_id(study)}/explain")
     if as_json:
         show_json(found)
         return
-    if found["ending"] != "planned":
+    if found["reason"]:
         raise PermanentError(f"the study would get no plan: {found['reason']}")
     click.echo(printable(f"{len(found['seriesIds'])} series, {found['numberOfInstances']} instances"))
     rows = [(job["jobName"], _short(job["seriesId"]), job["verdict"], job["reason"]) for job in found["jobs"]]
@@ -115,7 +114,7 @@ def rerun(study: str, jobs: tuple[str, ...], *, as_json: bool) -> None:
     """Plan a study anew with the services of today, and run its jobs."""
     client = Client(settings())
     study_id = client.study_id(study)
-    accepted = client.post(f"/studies/{quote(study_id, safe='')}/rerun", {"jobs": list(jobs)} if jobs else None)
+    accepted = client.post(f"/studies/{study_id}/rerun", {"jobs": list(jobs)} if jobs else None)
     if as_json:
         show_json(accepted)
     else:

@@ -1,0 +1,268 @@
+"""`dcm-processor study` and `job` against the scheduler's real HTTP side."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from sqlalchemy import update
+from werkzeug.serving import make_server
+
+from dcm_processor.errors import TransientError
+from dcm_processor.ledger import schema
+from dcm_processor.vocabulary import AttemptState, EventKind, ExitReason, JobState, StudyState, Verdict
+from tests.integration.scheduler.api.stand import Installation, study_id
+from tests.servers import free_port
+from tests.unit.dcm_processor.cli.conftest import Cli
+
+UNKNOWN = study_id(404)
+
+
+def explained(study: str) -> Mapping[str, Any]:
+    """What a planner would say."""
+    if study == study_id(3):
+        raise TransientError("Orthanc does not answer")
+    if study == study_id(4):
+        empty: dict[str, Any] = {"revision": "", "seriesIds": [], "numberOfInstances": 0, "jobs": [], "faults": []}
+        return {"studyId": study, "reason": "it holds no series", **empty}
+    job = {"service": "temp", "version": "0" * 32, "stage": "main", "level": "study", "queue": "default", "position": 0}
+    job |= {"seriesId": None, "dependsOn": [], "injected": {}, "traceback": None, "callbackOutput": ""}
+    return {
+        "studyId": study,
+        "reason": "",
+        "revision": "0123456789ab",
+        "seriesIds": ["a"],
+        "numberOfInstances": 3,
+        "jobs": [
+            {**job, "jobName": "temp", "verdict": "scheduled", "reason": "its callback accepted"},
+            {
+                **job,
+                "jobName": "bad",
+                "verdict": "errored",
+                "reason": "its callback failed",
+                "traceback": "Boom\x1b[2J",
+            },
+        ],
+        "faults": ["service odd: is odd"],
+    }
+
+
+class Here(Installation):
+    """An installation whose scheduler listens."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, SCHEDULER_PORT=free_port())
+        self.port = self.settings.SCHEDULER_PORT
+        self._server = make_server("127.0.0.1", self.port, self.app(explained), threaded=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def end(self, job: str, size: int) -> None:
+        """Have the job end, having written so much."""
+        with self.ledger.write() as db:
+            db.execute(update(schema.jobs).where(schema.jobs.c.job_id == job).values(state=JobState.FINISHED))
+            ended = {"state": AttemptState.FINISHED, "ended_at": time.time(), "details": {"logSize": size}}
+            db.execute(update(schema.attempts).where(schema.attempts.c.job_id == job).values(ended))
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join(10)
+        super().__exit__()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Here]:
+    with structlog.testing.capture_logs(), Here(tmp_path) as made:  # or its log would be the commands' output
+        yield made
+
+
+@pytest.fixture
+def cli(here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
+    monkeypatch.setenv("BASEDIR", str(here.base))
+    monkeypatch.setenv("DCM_PROCESSOR_HOME", str(tmp_path))
+    monkeypatch.setenv("SCHEDULER_PORT", str(here.port))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # our own hosts are never asked through it
+    return Cli(here.base)
+
+
+def lines(text: str) -> list[list[str]]:
+    return [line.split("\t") for line in text.splitlines()]
+
+
+FAILED = {
+    "job_name": "bad",
+    "state": JobState.FAILED,
+    "reason": "ValueError: no",
+    "tries": [
+        {
+            "state": AttemptState.FAILED,
+            "exit_reason": ExitReason.EXCEPTION,
+            "error": "ValueError: no",
+            "traceback": "Traceback …\nValueError: no",
+            "started_at": 1000.0,
+            "ended_at": 1012.0,
+            "host": "host-1",
+        }
+    ],
+}
+
+
+def test_studies_are_listed_newest_first_and_by_state(here: Here, cli: Cli) -> None:
+    old = here.study(1, StudyState.FAILED)
+    new = here.study(2, StudyDescription="Head\x1b[2J")
+    here.plan(new, {"job_name": "temp"}, {"job_name": "declined", "verdict": Verdict.DECLINED})
+    header, first, second = lines(cli.done("study", "list"))
+    assert header[:3] == ["STUDY", "STATE", "JOBS"]
+    assert first[:6] == [new, "finished", "1 finished", "20240131", "MR", "Head\ufffd[2J"]
+    assert second[:2] == [old, "failed"]
+    assert [each[0] for each in lines(cli.done("study", "list", "--state", "failed"))[1:]] == [old]
+    assert [each["studyId"] for each in json.loads(cli.done("study", "list", "--json", "-n", "1"))] == [new]
+
+
+def test_more_studies_than_a_page_holds_are_listed(here: Here, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcm_processor.cli.client._PAGE", 2)
+    ids = [here.study(number) for number in range(1, 6)]
+    assert [each[0] for each in lines(cli.done("study", "list"))[1:]] == ids[::-1]
+    assert [each[0] for each in lines(cli.done("study", "list", "-n", "3"))[1:]] == ids[:1:-1]
+
+
+def test_a_study_is_shown_by_either_identifier_with_its_jobs(here: Here, cli: Cli) -> None:
+    study = here.study(1, StudyState.FAILED)
+    [declined, failed] = here.plan(study, {"job_name": "no", "verdict": Verdict.DECLINED, "reason": "said no"}, FAILED)
+    said = cli.done("study", "show", study)
+    assert said == cli.done("study", "show", "1.2.1")
+    assert f"study {study}: failed" in said
+    table = lines(said)[3:]
+    assert table[1] == ["no", "", "declined", "", "", "said no", declined]
+    assert table[2] == ["bad", "", "failed", "1", "", "ValueError: no", failed]
+    assert json.loads(cli.done("study", "show", study, "--json"))["studyId"] == study
+
+
+def test_what_is_not_known_is_said_with_where_to_look(here: Here, cli: Cli) -> None:
+    assert "the ledger knows no such study" in cli.refused("study", "show", UNKNOWN)
+    assert "`dcm-processor study list`" in cli.refused("study", "show", "1.2.3.4")
+    assert "knows no such job" in cli.refused("job", "show", "nothing")
+    for noun in ("study", "job"):
+        assert "is no identifier" in cli.refused(noun, "show", "../../health/live", status=2)
+
+
+def test_explain_shows_verdicts_and_why_a_callback_failed(here: Here, cli: Cli) -> None:
+    study = here.study(1)
+    result = cli("study", "explain", study)
+    assert result.exit_code == 0
+    assert "bad\t\terrored\tits callback failed" in result.stdout
+    assert "Boom\ufffd[2J" in result.stdout
+    assert result.stderr == "warning: service odd: is odd\n"
+    assert json.loads(cli.done("study", "explain", study, "--json"))["numberOfInstances"] == 3
+
+
+def test_where_there_would_be_no_plan_explain_says_why(here: Here, cli: Cli) -> None:
+    assert "it holds no series" in cli.refused("study", "explain", here.study(4))
+
+
+def test_what_fails_for_now_is_said_as_such(here: Here, cli: Cli) -> None:
+    assert "Orthanc does not answer" in cli.refused("study", "explain", here.study(3))
+
+
+def test_a_study_runs_again_all_of_it_or_some_jobs(here: Here, cli: Cli) -> None:
+    study = here.study(1)
+    here.plan(study, {"job_name": "temp"})
+    assert f"dcm-processor study show {study}" in cli.done("study", "rerun", study)
+    cli.done("study", "rerun", study, "-j", "temp")
+    assert [(event["kind"], event["payload"]) for event in here.events(study)] == [
+        (EventKind.RERUN, None),
+        (EventKind.RERUN, {"jobs": ["temp"]}),
+    ]
+    assert 'did you mean "temp"?' in cli.refused("study", "rerun", study, "-j", "tmp", status=2)
+
+
+def test_a_job_is_shown_with_its_attempts_and_its_traceback(here: Here, cli: Cli) -> None:
+    [job] = here.plan(here.study(1), FAILED)
+    said = cli.done("job", "show", job)
+    assert said.startswith("job bad: failed: ValueError: no\n")
+    assert "1\tfailed\texception\t" in said
+    assert "\t12 s\thost-1\tValueError: no" in said
+    assert said.endswith("traceback:\nTraceback …\nValueError: no\n")
+    assert [each[0] for each in lines(cli.done("job", "list", "--state", "failed"))[1:]] == ["bad"]
+    assert json.loads(cli.done("job", "show", job, "--json"))["jobId"] == job
+
+
+def test_jobs_run_again_or_are_refused_one_by_one(here: Here, cli: Cli) -> None:
+    [failed] = here.plan(here.study(1), FAILED)
+    [running] = here.plan(here.study(2), {"job_name": "temp", "state": JobState.STARTED})
+    result = cli("job", "rerun", failed, running)
+    assert result.exit_code == 1
+    assert f"study show {study_id(1)}" in result.stdout
+    assert f"{running}: The job is started" in result.stderr
+    cli.done("job", "cancel", running)
+    assert [event["kind"] for event in here.events()] == [EventKind.RERUN, EventKind.CANCEL]
+    assert "nothing to cancel" in cli.refused("job", "cancel", failed)
+
+
+def test_a_log_is_printed_as_it_is(here: Here, cli: Cli) -> None:
+    study = here.study(1)
+    [job] = here.plan(study, FAILED)
+    here.log(study, job, 1).write_bytes("Grüße\n".encode() * 300_000)
+    assert cli.done("job", "log", job) == "Grüße\n" * 300_000
+    assert json.loads(cli.done("job", "log", job, "--json")) == {
+        "jobId": job,
+        "attempt": 1,
+        "complete": True,
+        "log": "Grüße\n" * 300_000,
+    }
+    assert "has no attempt 7" in cli.refused("job", "log", job, "--attempt", "7")
+
+
+def test_a_log_is_followed_until_the_job_has_ended(here: Here, cli: Cli) -> None:
+    study = here.study(1)
+    tries = [{"state": AttemptState.STARTED, "started_at": time.time()}]
+    [job] = here.plan(study, {"job_name": "slow", "state": JobState.STARTED, "tries": tries})
+    path = here.log(study, job, 1)
+
+    def write() -> None:
+        for number in range(3):
+            with path.open("a") as file:
+                file.write(f"line {number}\n")
+            time.sleep(0.3)
+        here.end(job, path.stat().st_size)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert cli.done("job", "log", job, "-f") == "line 0\nline 1\nline 2\n"
+    writer.join()
+
+
+def test_without_a_scheduler_it_says_how_to_start_one(here: Here, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCHEDULER_PORT", str(free_port()))
+    said = cli.refused("study", "list")
+    assert "is it running? `bash run.sh --local` starts it" in said
+    assert said.count("\n") == 1
+
+
+def test_a_token_that_does_not_fit_is_said_without_showing_it(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "other" / "secrets").mkdir(parents=True)
+    (tmp_path / "other" / "secrets" / "scheduler_token").write_text("wrong-token")
+    monkeypatch.setenv("BASEDIR", str(tmp_path / "other"))
+    said = cli.refused("study", "list")
+    assert "refuses our token" in said
+    assert "wrong-token" not in said
+
+
+def test_another_server_at_that_port_is_recognised(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hello(_environ: Any, start: Any) -> list[bytes]:
+        start("404 Not Found", [("Content-Type", "text/html")])
+        return [b"<h1>hello</h1>"]
+
+    server = make_server("127.0.0.1", 0, hello)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("SCHEDULER_PORT", str(server.server_port))
+    assert "is no scheduler of ours" in cli.refused("study", "list")
+    server.shutdown()
+    thread.join(10)
