@@ -231,9 +231,6 @@ _AWAITED = {
 
 def _row(study: str, series: Mapping[str, str], job: Mapping[str, Any], building: set[str]) -> Row:
     attempt = job["attempts"][-1] if job["attempts"] else None
-    reason = job["reason"] or (attempt and attempt["error"]) or ""
-    if job["state"] == JobState.STARTED and job["service"] in building:
-        reason = f"building the environment of {job['service']}"
     return Row(
         study=study,
         job=job["jobName"],
@@ -241,8 +238,16 @@ def _row(study: str, series: Mapping[str, str], job: Mapping[str, Any], building
         state=job["state"] or job["verdict"],
         attempt=job["attempt"],
         seconds=_seconds(attempt) if attempt else None,
-        reason=reason,
+        reason=_reason(job, attempt, building),
     )
+
+
+def _reason(job: Mapping[str, Any], attempt: Mapping[str, Any] | None, building: set[str]) -> str:
+    if job["state"] == JobState.STARTED and job["service"] in building:
+        return f"building the environment of {job['service']}"
+    if job["state"] in (JobState.WAITING, JobState.QUEUED, JobState.STARTED):
+        return ""  # the ledger's reason is still that its callback accepted
+    return str(job["reason"] or (attempt and attempt["error"]) or "")
 
 
 def _seconds(attempt: Mapping[str, Any]) -> float | None:

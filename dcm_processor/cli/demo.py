@@ -76,22 +76,30 @@ def _console(*, stderr: bool) -> Console:
 def _show(console: Console, demo: Demo, chosen: Settings, took: float, *, stays: bool) -> None:
     console.print(display.heading(f"what ran, in {took:.0f} s"))
     console.print(display.table(rows_of(demo.followed, set())))
-    if files := _outputs(demo, chosen):
-        console.print(display.outputs(files, chosen.data / "results"))
+    # Long lines stay whole, so that a path can be copied.
+    if results := _outputs(demo, chosen):
+        console.print(display.outputs(_results(chosen), results), soft_wrap=True)
     if found := demo.log_worth_reading():
         job, text = found
-        console.print(display.log(job["jobName"], text, _LOG_LINES))
+        console.print(display.log(job["jobName"], text, _LOG_LINES), soft_wrap=True)
     console.print(display.pages(_pages(chosen)))
     if stays:
         console.print(
             f"\nThe stack runs on, with STABLE_AGE 2 for the demo instead of {chosen.STABLE_AGE}; "
-            "`bash run.sh --local --down` stops it, and the next start takes yours."
+            "`bash run.sh --local --down` stops it, and the next start takes yours.",
+            soft_wrap=True,
         )
 
 
-def _outputs(demo: Demo, chosen: Settings) -> list[Path]:
-    folders = [chosen.data / "results" / followed.sample.study_id for followed in demo.followed]
-    return [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
+def _results(chosen: Settings) -> Path:
+    return chosen.data / "results"
+
+
+def _outputs(demo: Demo, chosen: Settings) -> dict[str, list[Path]]:
+    """The folders of the studies' results, with the files in them."""
+    names = [followed.sample.study_id for followed in demo.followed]
+    found = {name: [file for file in sorted((_results(chosen) / name).rglob("*")) if file.is_file()] for name in names}
+    return {name: files for name, files in found.items() if files}
 
 
 def _pages(chosen: Settings) -> Sequence[tuple[str, str, str]]:
@@ -111,5 +119,5 @@ def _document(demo: Demo, chosen: Settings) -> dict[str, Any]:
         "succeeded": all(followed.succeeded for followed in demo.followed),
         "studies": [followed.view for followed in demo.followed],
         "jobs": [asdict(row) for row in rows_of(demo.followed, set())],
-        "outputs": [str(file) for file in _outputs(demo, chosen)],
+        "outputs": [str(file) for files in _outputs(demo, chosen).values() for file in files],
     }

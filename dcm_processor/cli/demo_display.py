@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -102,30 +102,31 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-def outputs(files: Sequence[Path], folder: Path, limit: int = 24) -> RenderableType:
-    """The files that jobs left, with their sizes."""
-    shown = Table.grid(padding=(0, 2, 0, 0))
-    shown.add_column(justify="right")
-    shown.add_column(overflow="fold")
-    for file in files[:limit]:
-        shown.add_row(f"{size(file.stat().st_size)}", Text(printable(file.relative_to(folder))))
-    if len(files) > limit:
-        shown.add_row("", f"and {len(files) - limit} more")
-    return Group(heading(f"outputs, in {near(folder)}"), shown)
+def outputs(folder: Path, results: Mapping[str, Sequence[Path]], limit: int = 20) -> Text:
+    """The files that jobs left, with their sizes; `results` maps sub-folders of `folder` to what is in them."""
+    shown = heading(f"outputs, in {near(folder)}")
+    for name, files in results.items():
+        shown.append(f"\n  {name}/", "bold dim")
+        for file in files[:limit]:
+            shown.append(
+                f"\n  {size(file.stat().st_size):>8}  {printable(file.relative_to(folder / name))}", "not bold"
+            )
+        if len(files) > limit:
+            shown.append(f"\n            and {len(files) - limit} more", "not bold")
+    return shown
 
 
-def log(name: str, text: str, lines: int) -> RenderableType:
+def log(name: str, text: str, lines: int) -> Text:
     """The end of a job's log."""
-    return Group(
-        heading(f"the end of the log of {name}"), Text("\n".join(f"  {x}" for x in text.splitlines()[-lines:]))
-    )
+    tail = printable("\n".join(f"  {line}" for line in text.splitlines()[-lines:]))
+    return heading(f"the end of the log of {name}").append(f"\n{tail}", "not bold")
 
 
 def pages(entries: Sequence[tuple[str, str, str]]) -> RenderableType:
     """Where to look on: what, address, how to log in."""
     shown = Table.grid(padding=(0, 2, 0, 0))
     for what, address, login in entries:
-        shown.add_row(what, address, Text(login, "dim"))
+        shown.add_row(f"  {what}", address, Text(login, "dim"))
     return Group(heading("pages"), shown)
 
 
