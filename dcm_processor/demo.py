@@ -85,7 +85,9 @@ class Followed:
     @property
     def reason(self) -> str:
         """Why it stands where it stands, as far as somebody said so."""
-        return str(self._rerun_result or self.view.get("reason") or "")
+        if self.rerun is not None:
+            return self._rerun_result or "ran before; asked to run again"
+        return str(self.view.get("reason") or "")
 
     @property
     def _rerun_result(self) -> str | None:
@@ -216,7 +218,7 @@ def rows_of(followed: Iterable[Followed], building: set[str]) -> list[Row]:
     for study in followed:
         name = f"{study.sample.modality} {study.sample.description}"
         if study.plan is None:
-            state = str(study.view.get("state", "sent"))
+            state = "sent" if study.rerun is not None else str(study.view.get("state", "sent"))
             rows.append(Row(name, "", "", state, 0, None, study.reason or _AWAITED.get(state, "")))
         rows.extend(_row(name, study.sample.series_names, job, building) for job in study.jobs)
     return rows

@@ -55,7 +55,7 @@ def demo(*, force: bool, started_by_us: bool, as_json: bool) -> None:
         host = urlsplit(chosen.orthanc_url).hostname or "127.0.0.1"
         sent = run.send(Peer(host, chosen.DICOM_PORT, chosen.DICOM_AET), watched.counting("sending the sample studies"))
         watched.step(
-            f"{sent} instances of {len(samples)} studies sent by C-STORE; stable after {stable_age} s of quiet"
+            f"{sent} instances of {len(samples)} studies sent by C-STORE; a new study is stable after {stable_age} s"
         )
         run.follow(PATIENCE + stable_age, watched.rows)
         took = watched.seconds
