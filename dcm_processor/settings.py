@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dcm_processor.errors import SettingsError
-from dcm_processor.headers import DEFAULT_HEADER_FIELDS
+from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS
 from dcm_processor.vocabulary import Level
 
 CHECKOUT = Path(__file__).resolve().parent.parent
