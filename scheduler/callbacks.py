@@ -23,6 +23,7 @@ from typing import Any
 
 from pydicom.datadict import tag_for_keyword
 
+from dcm_processor.errors import TransientError
 from dcm_processor.plan import CallbackOutcome, JobKey, instances_of
 from dcm_processor.registry import Job
 from scheduler.ward import DUMP_SIGNAL, NUMBER, Ward
@@ -48,6 +49,8 @@ def run_callbacks(
 
     `jobs` are in plan order; `headers` are the study's; `selected` is HEADER_FIELDS; `folders` maps services
     to their registry folders; `timeout` is what each callback has, in seconds.
+
+    Raises TransientError where no process for them can be started.
     """
     study: dict[str, Any] = json.loads(json.dumps(headers))
     services = {job.settings.job_name: job.service for job in jobs}
@@ -116,7 +119,10 @@ class _Conversation:
         self._status: int | None = None
         self._received, self._printed = b"", _Printed()
         pid = self._receive(NUMBER.size, time.monotonic() + _START_SECONDS)
-        self._pid = NUMBER.unpack(pid)[0] if pid else None
+        if pid is None:
+            self.close()
+            raise TransientError("the process that callbacks run in does not start; is the machine out of memory?")
+        self._pid: int = NUMBER.unpack(pid)[0]
 
     def ask(self, number: int, timeout: float) -> _Answer:
         """Let a callback run, for `timeout` seconds at most."""
@@ -187,12 +193,13 @@ class _Conversation:
         """Take what was printed; two reads empty a pipe, and one that prints without end does not hold us."""
         with contextlib.suppress(BlockingIOError):
             for _ in range(2):
-                self._printed.add(os.read(self._output, 1 << 16))
+                chunk = os.read(self._output, 1 << 16)
+                self._printed.add(chunk)
+                if not chunk and self._output in self._selector.get_map():
+                    self._selector.unregister(self._output)
 
     def _dump(self) -> None:
         """Let the ward print where it hangs."""
-        if self._pid is None:
-            return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, DUMP_SIGNAL)
         deadline = time.monotonic() + _DUMP_SECONDS
@@ -233,4 +240,5 @@ def _how(status: int | None) -> str:
     if code >= 0:
         return f"exit status {code}"
     hint = " (out of memory, perhaps)" if -code == signal.SIGKILL else ""
-    return f"killed by {signal.Signals(-code).name}{hint}"
+    known = {number.value: number.name for number in signal.Signals}
+    return f"killed by {known.get(-code, f'signal {-code}')}{hint}"

@@ -34,8 +34,10 @@ class Warden:
 
     def __init__(self, target: Callable[[], None], keep: Sequence[int]) -> None:
         self.control, theirs = socket.socketpair()
-        sys.stdout.flush()  # or the ward would hold, and might write, a copy of what waits there
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # or the ward would hold, and might write, a copy of what waits there
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
         self.pid = os.fork()
         if self.pid == 0:
             try:

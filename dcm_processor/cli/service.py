@@ -9,9 +9,9 @@ import click
 
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, local_time, printable, show_json, show_table
-from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.errors import LedgerUnavailableError, TransportUnavailableError
 from dcm_processor.manifest import JobSettings
-from dcm_processor.store import InstalledService, Store
+from dcm_processor.store import KEPT, InstalledService, Store
 from dcm_processor.vocabulary import JobState
 
 _FOLDER = click.Path(path_type=Path)
@@ -30,7 +30,10 @@ def service() -> None:
 @json_option
 def install(name: str, source: Path, *, as_json: bool) -> None:
     """Install a service, or another version of it. Jobs that run, or wait, keep the version they were planned with."""
-    installed = Store.of(settings()).install(name, source)
+    store = Store.of(settings())
+    installed = store.install(name, source)
+    if installed.changed:
+        _delete_old_versions(store, name)
     for warning in installed.warnings:
         click.echo(f"warning: {printable(warning)}", err=True)
     if as_json:
@@ -138,6 +141,17 @@ def _job(job: JobSettings) -> dict[str, Any]:
         "timeout": job.timeout,
         "disabled": job.disabled,
     }
+
+
+def _delete_old_versions(store: Store, name: str) -> None:
+    """Delete what no plan needs any more; at the next install if the ledger cannot be asked now."""
+    [versions] = [each.versions for each in store.services() if each.name == name]
+    if len(versions) <= KEPT + 1:
+        return
+    from dcm_processor.ledger import Ledger  # noqa: PLC0415 - the heaviest import here, and seldom needed
+
+    with contextlib.suppress(LedgerUnavailableError), contextlib.closing(Ledger(settings().database_url)) as ledger:
+        store.collect(ledger.pinned())
 
 
 def _wake() -> None:

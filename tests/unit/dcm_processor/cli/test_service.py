@@ -104,7 +104,7 @@ def test_every_answer_can_be_had_as_json(cli: Cli, source: Source, tmp_path: Pat
     assert removed == {"name": "demo", "removed": True, "cancelled": 0, "running": 0, "backup": None}
 
 
-def jobs_of(cli: Cli, *states: JobState) -> Ledger:
+def jobs_of(cli: Cli, *states: JobState, digest: str = "0" * 32) -> Ledger:
     """A ledger with a job of service `demo` in each of these states."""
     ledger = Ledger(f"sqlite:///{cli.base / 'db' / 'ledger.sqlite'}")
     ledger.migrate()
@@ -113,7 +113,7 @@ def jobs_of(cli: Cli, *states: JobState) -> Ledger:
         rows = [
             {"job_id": f"j{number}", "plan_id": "p", "study_id": "s", "job_name": f"j{number}", "service": "demo"}
             | {
-                "digest": "0" * 32,
+                "digest": digest,
                 "position": number,
                 "settings": {"stage": "main", "level": "study"},
                 "verdict": Verdict.SCHEDULED,
@@ -141,6 +141,20 @@ def test_removing_with_jobs_waiting_says_how_many_before_and_cancels_them(cli: C
     states = {job["jobName"]: job["state"] for job in ledger.jobs().items}
     assert states == {"j0": "cancelled", "j1": "cancelled", "j2": "cancelled", "j3": "started", "j4": "finished"}
     ledger.close()
+
+
+def test_old_versions_go_with_later_installs_but_those_of_unended_jobs_stay(cli: Cli, source: Source) -> None:
+    for number in range(6):
+        (source() / "module" / "number").write_text(str(number))
+        cli.done("service", "install", "demo", "-p", cli.base.parent / "sources" / "demo")
+        if number == 0:
+            [pinned] = (cli.base / "modules" / ".versions" / "demo").iterdir()
+            jobs_of(cli, JobState.WAITING, digest=pinned.name).close()
+    kept = {path.name for path in (cli.base / "modules" / ".versions" / "demo").iterdir()}
+    assert len(kept) == 5
+    assert pinned.name in kept
+    [listed] = json.loads(cli.done("service", "list", "--json"))
+    assert set(listed["versions"]) == kept
 
 
 def test_the_files_of_a_running_job_stay(cli: Cli, source: Source) -> None:
