@@ -1,4 +1,8 @@
-"""Asking what plan a study would get now, in a process of its own: callbacks are foreign code and may hang or crash."""
+"""Asking what plan a study would get now, in a process of its own: callbacks are foreign code and may hang or crash.
+
+As a program (`python -m scheduler.explaining`) it is that process: it reads `{"settings", "studyId"}` from stdin and
+writes `{"plan"}`, or `{"error", "message"}` for an error of ours, to stdout.
+"""
 
 import json
 import os
@@ -9,20 +13,20 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dcm_processor.errors import OrthancUnavailableError, StudyGoneError, TransientError
+from dcm_processor import errors
+from dcm_processor.errors import DcmProcessorError, TransientError
 from dcm_processor.settings import Settings
 
-PLANNING = (sys.executable, "-m", "scheduler.planning")
-"""The program that plans the study named by its argument and prints what came of it."""
+PROGRAM = (sys.executable, "-m", "scheduler.explaining")
 
 
 class Explainer:
     """Explains studies, each in a child that gets `seconds`, `at_once` of them at a time."""
 
     def __init__(
-        self, settings: Settings, *, seconds: float = 60, at_once: int = 2, program: Sequence[str] = PLANNING
+        self, settings: Settings, *, seconds: float = 60, at_once: int = 2, program: Sequence[str] = PROGRAM
     ) -> None:
-        self._environment = {**os.environ, **_environment(settings)}
+        self._settings = settings.model_dump(mode="json")
         self._seconds = seconds
         self._free = threading.BoundedSemaphore(at_once)
         self._program = program
@@ -30,32 +34,29 @@ class Explainer:
     def __call__(self, study_id: str) -> Mapping[str, Any]:
         """The plan the study would get now, nothing enqueued: the fields of scheduler.api.models.Explained.
 
-        Raises StudyGoneError, OrthancUnavailableError, TransientError where too many are asked for at once,
-        TimeoutError where it took too long, and RuntimeError where the child died.
+        Raises what scheduler.planning.explain raises, TransientError where too many are asked for at once, TimeoutError
+        where it took too long, and RuntimeError where the child died.
         """
         if not self._free.acquire(blocking=False):
             raise TransientError("the scheduler explains as many studies as it can at once; try again in a few seconds")
         try:
-            answer = self._ask(study_id)
+            answer = self._ask({"settings": self._settings, "studyId": study_id})
         finally:
             self._free.release()
-        match answer["ending"]:
-            case "gone":
-                raise StudyGoneError(answer["reason"])
-            case "unavailable":
-                raise OrthancUnavailableError(answer["reason"])
-        return answer
+        if "error" in answer:
+            raise _error(answer["error"], answer["message"])
+        plan: Mapping[str, Any] = answer["plan"]
+        return plan
 
-    def _ask(self, study_id: str) -> dict[str, Any]:
+    def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         with subprocess.Popen(
-            [*self._program, study_id],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
+            self._program,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # so that what it started ends with it
         ) as child:
             try:
-                out, _ = child.communicate(timeout=self._seconds)
+                out, _ = child.communicate(json.dumps(question).encode(), timeout=self._seconds)
             except subprocess.TimeoutExpired:
                 raise TimeoutError(f"explaining the study took longer than {self._seconds:g} s") from None
             finally:
@@ -69,10 +70,25 @@ class Explainer:
         return answer
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    """Environment variables that give a child these very settings."""
-    given = settings.model_dump(mode="json", exclude_none=True)
-    return {key: " ".join(value) if isinstance(value, list) else str(value) for key, value in given.items()}
+def main() -> None:
+    """Be the child."""
+    from scheduler import planning  # noqa: PLC0415 - heavy, and needed in the child alone
+
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answers:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever else is printed is no answer
+        question = json.load(sys.stdin)
+        try:
+            plan = planning.explain(Settings.model_validate(question["settings"]), question["studyId"])
+            json.dump({"plan": plan}, answers)
+        except DcmProcessorError as error:
+            json.dump({"error": type(error).__name__, "message": str(error)}, answers)
+
+
+def _error(name: str, message: str) -> DcmProcessorError:
+    kind = getattr(errors, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, DcmProcessorError)):
+        kind = DcmProcessorError
+    return kind(message)
 
 
 def _end_session(leader: int) -> None:
@@ -80,3 +96,7 @@ def _end_session(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ EXTENSION = "dcm_processor"
 Explain = Callable[[str], Mapping[str, Any]]
 """studyId -> the plan the study would get now, nothing enqueued.
 
-Raises StudyGoneError, OrthancUnavailableError, TransientError (too many at once) or TimeoutError (it took too long).
+Raises errors of ours, among them TransientError for too many at once, and TimeoutError where it took too long.
 """
 
 

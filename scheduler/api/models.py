@@ -207,11 +207,11 @@ class Explained(Answer):
     """The plan a study would get now."""
 
     study_id: str = Field(description="Orthanc's identifier of the study.")
-    ending: Literal["planned", "ours", "failed"] = Field(
-        description="`planned`; `ours`: the platform itself stored all it holds; `failed`: see `reason`."
+    ending: Literal["planned", "ours"] = Field(
+        description="`planned`, or `ours`: no plan, since the platform itself stored all the study holds."
     )
-    reason: str = Field(description="Why there is no plan; empty where there is one.")
-    revision: str = Field(description="Digest of the study's instances.")
+    reason: str = Field(description="Why there would be no plan; empty where there would be one.")
+    revision: str = Field(description="Digest of the study's instances; empty where there would be no plan.")
     series_ids: list[str] = Field(description="Orthanc's identifiers of the series it covers.")
     number_of_instances: int = Field(description="How many instances it covers.")
     jobs: list[ExplainedJob] = Field(description="Every job of every service, in plan order.")

@@ -20,7 +20,10 @@ def list_services() -> Services:
 
 
 def _service(installed: InstalledService) -> Service:
-    module = parts().store.module_folder(installed.name, installed.digest)
+    environment = None
+    if installed.digest:
+        module = parts().store.module_folder(installed.name, installed.digest)
+        environment = environment_of(parts().settings.envs, module, installed.digest)
     return Service(
         name=installed.name,
         version=installed.digest or None,
@@ -28,5 +31,5 @@ def _service(installed: InstalledService) -> Service:
         versions=list(installed.versions),
         jobs=[ServiceJob.model_validate(job, from_attributes=True) for job in installed.jobs],
         faults=[str(fault) for fault in installed.faults],
-        environment=environment_of(parts().settings.envs, module, installed.digest) if installed.digest else None,
+        environment=environment,
     )

@@ -1,0 +1,96 @@
+"""What is installed and what waits, over HTTP."""
+
+import fcntl
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from dcm_processor.environment_key import environment_key
+from dcm_processor.store import Store
+from tests.integration.scheduler.api.stand import Api, Installation
+from tests.integration.scheduler.api.test_studies import install
+from tests.servers import ValkeyServer
+
+
+def service(api: Api) -> dict[str, Any]:
+    (item,) = api.get("/api/v1/services").get_json()["items"]
+    return dict(item)
+
+
+def test_nothing_is_installed_at_first(api: Api) -> None:
+    assert api.get("/api/v1/services").get_json() == {"items": []}
+
+
+def test_a_service_is_shown_with_its_versions_and_jobs(installation: Installation, api: Api, tmp_path: Path) -> None:
+    old = install(installation, tmp_path, "first")
+    new = install(installation, tmp_path, "second")
+    shown = service(api)
+    assert (shown["name"], shown["version"], shown["versions"], shown["faults"]) == ("demo", new, [new, old], [])
+    (job,) = shown["jobs"]
+    assert (job["jobName"], job["level"], job["priority"], job["timeout"]) == ("second", "study", "default", 3600)
+    assert shown["environment"]["state"] == "none"
+
+
+def test_a_service_that_cannot_be_used_says_why(installation: Installation, api: Api) -> None:
+    """Somebody copied it there by hand, half-written."""
+    folder = installation.settings.registry / "broken"
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text('{"jobName": ')
+    shown = service(api)
+    assert (shown["name"], shown["jobs"]) == ("broken", [])
+    assert shown["faults"]
+
+
+def test_the_state_of_an_environment(installation: Installation, api: Api, tmp_path: Path) -> None:
+    digest = install(installation, tmp_path, "job")
+    requirements = Store.of(installation.settings).module_folder("demo", digest) / "requirements.txt"
+    key = environment_key(requirements.read_bytes(), digest)
+    envs = installation.settings.envs
+
+    def environment() -> tuple[str, str | None]:
+        found = service(api)["environment"]
+        assert found["key"] == key
+        return found["state"], found["reason"]
+
+    assert environment() == ("none", None)
+    envs.mkdir(parents=True)
+    with (envs / f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert environment() == ("building", None)
+    (envs / f"{key}.log").write_text("Resolving …\nerror: No solution found when resolving dependencies\n  cause: x\n")
+    assert environment() == ("failed", "No solution found when resolving dependencies")
+    (envs / key).mkdir()
+    (envs / key / "complete.json").write_text("{}")
+    assert environment() == ("ready", None)
+
+
+@pytest.mark.parametrize("version", ["", "0" * 32])
+@pytest.mark.parametrize("requirements", [b"numpy\n", b"numpy\r\n", b"", b"-r more.txt\n", b"x @ ./x.whl\n", b"\xff"])
+def test_scheduler_and_worker_mean_the_same_environment(
+    installation: Installation, requirements: bytes, version: str
+) -> None:
+    from worker.environments import Environments
+
+    workers = Environments(installation.settings, {})
+    assert workers._key(requirements, version) == environment_key(requirements, version)
+
+
+def test_queues_are_shown_in_order_of_priority(tmp_path: Path, valkey: ValkeyServer) -> None:
+    with Installation(tmp_path, REDIS_URL=valkey.url) as installation, redis.Redis.from_url(valkey.url) as client:
+        api = installation.api()
+        queue = Queue("low", connection=client, serializer=JSONSerializer)
+        for _ in range(3):
+            queue.enqueue("worker.run.run_attempt", "an-attempt")
+        items = api.get("/api/v1/queues").get_json()["items"]
+    assert [item["name"] for item in items] == ["high", "default", "medium", "low", "gpu"]
+    assert {item["name"]: item["length"] for item in items if item["length"]} == {"low": 3}
+    assert not any(item["paused"] for item in items)
+
+
+def test_without_redis_nobody_knows_the_queues(api: Api) -> None:
+    response = api.get("/api/v1/queues")
+    assert (response.status_code, response.get_json()["type"]) == (503, "urn:dcm-processor:problem:redis-unavailable")
