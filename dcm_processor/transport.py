@@ -27,13 +27,12 @@ REPORTS = PREFIX + "reports"
 LOGS = PREFIX + "logs"
 LOGS_RECEIVED = PREFIX + "logs:received"
 ANNOUNCED = PREFIX + "announced"
-CANCEL = PREFIX + "cancel"
 MARKER = PREFIX + "marker"  # made by the controller; when it is gone, Redis was emptied
 
 ANNOUNCE_INTERVAL = 5.0
 """Seconds between two announcements of a running attempt."""
 ACK_SECONDS = 24 * 3600
-"""How long an acknowledgement is kept for a worker that was away."""
+"""How long an acknowledgement, or the wish to cancel, is kept for a worker that was away."""
 LOG_CHUNK = 64 * 1024
 """Bytes of log in one entry."""
 LOG_BACKLOG = 256
@@ -144,8 +143,8 @@ class Transport:
             for attempt_id in attempt_ids:
                 pipe.delete(PREFIX + "order:" + attempt_id, PREFIX + "claim:" + attempt_id)
                 pipe.hdel(ANNOUNCED, attempt_id)
-                pipe.srem(CANCEL, attempt_id)
                 if acknowledge:
+                    pipe.delete(PREFIX + "cancel:" + attempt_id)
                     pipe.set(PREFIX + "ack:" + attempt_id, "1", ex=ACK_SECONDS)
             pipe.execute()
 
@@ -155,9 +154,10 @@ class Transport:
 
     def request_cancel(self, attempt_ids: Iterable[str]) -> None:
         """Ask the workers that run these attempts to end them."""
-        if ids := list(attempt_ids):
-            with answers():
-                self.redis.sadd(CANCEL, *ids)
+        with answers(), self.redis.pipeline(transaction=False) as pipe:
+            for attempt_id in attempt_ids:
+                pipe.set(PREFIX + "cancel:" + attempt_id, "1", ex=ACK_SECONDS)
+            pipe.execute()
 
     def announcements(self) -> dict[str, str]:
         """attemptId -> a text that changes with every announcement."""
@@ -226,7 +226,7 @@ class Transport:
         with answers(), self.redis.pipeline(transaction=False) as pipe:
             pipe.hset(ANNOUNCED, report.attemptId, f"{report.claim}/{count}")
             pipe.set(PREFIX + "claim:" + report.attemptId, report.claim)
-            pipe.sismember(CANCEL, report.attemptId)
+            pipe.exists(PREFIX + "cancel:" + report.attemptId)
             return bool(pipe.execute()[-1])
 
     def report(self, report: Report) -> None:

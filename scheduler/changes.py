@@ -1,16 +1,20 @@
 """Orthanc's /changes, followed from the ledger's cursor: what the hook could not tell is found here."""
 
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 
-from dcm_processor.errors import StudyGoneError
-from dcm_processor.ledger import Lease, Ledger, events, studies
+from dcm_processor.errors import StudyGoneError, TransientError
+from dcm_processor.ledger import Lease, LeaseLostError, Ledger, events, studies
 from dcm_processor.orthanc import Change, Orthanc
 from dcm_processor.vocabulary import EventKind, StudyState
 
 log = structlog.get_logger()
+
+EVERY = 2.0
+"""Seconds between two looks."""
 
 _FACT = "orthanc"
 _PAGE = 1000
@@ -18,15 +22,43 @@ _QUIET_MARGIN = 10
 """Seconds beyond STABLE_AGE after which a study that grew counts as stable even if Orthanc never says so."""
 
 
-class Changes:
-    """Follows one Orthanc; every method raises OrthancUnavailableError where it does not answer."""
+class Changes(threading.Thread):
+    """Follows one Orthanc in a thread of its own: Orthanc may take its time. `told` is called after new events."""
 
-    def __init__(self, ledger: Ledger, orthanc: Orthanc, stable_age: int) -> None:
+    def __init__(
+        self, ledger: Ledger, orthanc: Orthanc, stable_age: int, lease: Lease, told: Callable[[], None]
+    ) -> None:
+        super().__init__(name="changes", daemon=True)
         self._ledger = ledger
         self._orthanc = orthanc
         self._quiet_after = stable_age + _QUIET_MARGIN
+        self._lease = lease
+        self._told = told
+        self._closed = threading.Event()
 
-    def follow(self, lease: Lease) -> int:
+    def close(self) -> None:
+        self._closed.set()
+
+    def run(self) -> None:
+        trouble = ""
+        while not self._closed.is_set():
+            try:
+                if self.follow() + self.overdue():
+                    self._told()
+                if trouble:
+                    log.info("Orthanc's changes are followed again")
+                trouble = ""
+            except LeaseLostError:
+                return  # the main thread will see it too
+            except TransientError as error:
+                if not trouble:
+                    log.warning("Orthanc's changes cannot be followed now", error=str(error))
+                trouble = str(error)
+            except Exception:  # the thread's edge: it must not end without a word
+                log.exception("following Orthanc's changes failed")
+            self._closed.wait(EVERY)
+
+    def follow(self) -> int:
         """Take in everything since the cursor; returns how many events came of it.
 
         An Orthanc that the ledger meets for the first time, or that is another one now, is met: what it holds is put
@@ -35,35 +67,35 @@ class Changes:
         with self._ledger.read() as db:
             fact = studies.fact(db, _FACT)
         if fact is None:
-            self._meet(lease)
+            self._meet()
             return 0
         recorded, done = 0, False
         while not done:
             page = self._orthanc.changes(fact["cursor"], limit=_PAGE, mark=fact["mark"])
             if not page.same_database:
                 log.warning("Orthanc's changes do not go on where they ended: another or a restored database")
-                self._meet(lease)
+                self._meet()
                 return recorded
             if page.entries:
                 fact = {**fact, "cursor": page.last, "mark": page.entries[-1].mark}
-                recorded += self._take(page.entries, lease, fact)
+                recorded += self._take(page.entries, fact)
             done = page.done or not page.entries
         return recorded
 
-    def overdue(self, lease: Lease) -> int:
+    def overdue(self) -> int:
         """Studies that grew and went quiet without a word from Orthanc count as stable; returns how many."""
         now = time.time()
         with self._ledger.read() as db:
             if not studies.overdue(db, now=now, limit=1):
                 return 0
-        with self._ledger.write(lease) as db:
+        with self._ledger.write(self._lease) as db:
             due = studies.overdue(db, now=now)
             for study_id in due:
                 events.record(db, EventKind.QUIET, study_id, None, now=now)
                 studies.expect_stable(db, study_id, None)
         return len(due)
 
-    def _meet(self, lease: Lease) -> None:
+    def _meet(self) -> None:
         cursor = self._orthanc.last_change()  # first, so that nothing falls between cursor and list
         newest = self._orthanc.changes(max(0, cursor - 1), limit=1).entries
         mark = newest[0].mark if newest and newest[0].seq == cursor else ""
@@ -71,20 +103,20 @@ class Changes:
         since = 0
         while page := self._orthanc.studies_page(since, _PAGE):
             now = time.time()
-            with self._ledger.write(lease) as db:
+            with self._ledger.write(self._lease) as db:
                 for study_id in page:
                     known += events.meet(
                         db, study_id, StudyState.KNOWN, now=now, reason="was in Orthanc before the platform met it"
                     )
             since += len(page)
-        with self._ledger.write(lease) as db:
+        with self._ledger.write(self._lease) as db:
             studies.set_fact(db, _FACT, {"cursor": cursor, "mark": mark, "known": known, "metAt": time.time()})
         log.info("met Orthanc; the studies it held are known and not planned", known=known, cursor=cursor)
 
-    def _take(self, entries: Iterable[Change], lease: Lease, fact: dict[str, object]) -> int:
+    def _take(self, entries: Iterable[Change], fact: dict[str, object]) -> int:
         grown, stable = self._grown_and_stable(entries)
         now = time.time()
-        with self._ledger.write(lease) as db:
+        with self._ledger.write(self._lease) as db:
             for study_id in stable:
                 events.record(db, EventKind.CHANGE, study_id, None, now=now)
                 studies.expect_stable(db, study_id, None)

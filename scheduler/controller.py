@@ -18,7 +18,6 @@ from dcm_processor.ledger import Lease, LeaseLostError, Ledger, leases
 from dcm_processor.logging import set_up_logging
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.settings import Settings, checkout_from_environment
-from dcm_processor.store import Store
 from dcm_processor.transport import REPORTS, Report, Transport, parse_report
 from scheduler import outcomes
 from scheduler.changes import Changes
@@ -36,7 +35,7 @@ LEASE = "controller"
 LEASE_SECONDS = 15.0
 TICK = 1.0
 """Seconds after which the controller looks at the ledger even if nothing woke it."""
-EVERY = {"renew": LEASE_SECONDS / 3, "changes": 2.0, "overdue": 5.0, "attempts": 5.0, "plans": 60.0, "results": 60.0}
+EVERY = {"renew": LEASE_SECONDS / 3, "attempts": 5.0, "plans": 60.0, "results": 60.0}
 """Seconds between two runs of a step; the others run every turn."""
 
 
@@ -47,10 +46,10 @@ class Controller:
         self._ledger = Ledger(settings.database_url)
         self._transport = Transport(settings.redis_url)
         self._results = Results(settings.data)
-        self._planner = Planner(settings, self._ledger, Store.of(settings))
+        self._planner = Planner(settings, self._ledger, self._transport, self._results)
         self._repair = Repair(self._ledger, self._transport)
-        orthanc = Orthanc(settings.orthanc_url, settings.ORTHANC_REST_USERNAME, settings.orthanc_password)
-        self._changes = Changes(self._ledger, orthanc, settings.STABLE_AGE)
+        self._orthanc = Orthanc(settings.orthanc_url, settings.ORTHANC_REST_USERNAME, settings.orthanc_password)
+        self._stable_age = settings.STABLE_AGE
         self._stream = StreamReader(settings.redis_url)
         self._logs = LogReceiver(settings.redis_url, self._ledger, settings.logs)
         self._stopped = threading.Event()
@@ -69,6 +68,8 @@ class Controller:
         if lease is None:
             return
         log.info("leading", epoch=lease.epoch, holder=lease.holder)
+        changes = Changes(self._ledger, self._orthanc, self._stable_age, lease, self._stream.ring)
+        changes.start()
         self._logs.start()
         self._stream.start()
         try:
@@ -76,6 +77,7 @@ class Controller:
                 self._turn(lease)
         finally:
             self._planner.close()
+            changes.close()
             self._stream.close()
             self._logs.close()
             self._transport.close()
@@ -101,10 +103,8 @@ class Controller:
         steps: Sequence[tuple[str, Callable[[Effects], object]]] = (
             ("renew", lambda _: self._renew(lease)),
             ("reports", lambda _: self._take_reports(lease)),
-            ("planned", lambda effects: self._planner.collect(lease, readable, effects)),
-            ("events", lambda effects: self._planner.handle(lease, effects)),
-            ("changes", lambda _: self._changes.follow(lease)),
-            ("overdue", lambda _: self._changes.overdue(lease)),
+            ("planned", lambda _: self._planner.collect(lease, readable)),
+            ("events", lambda _: self._planner.handle(lease)),
             ("retries", lambda effects: self._repair.retries(lease, effects)),
             ("attempts", lambda effects: self._repair_attempts(lease, effects)),
             ("plans", lambda effects: self._repair.plans(lease, effects)),

@@ -40,6 +40,9 @@ class LogReceiver(threading.Thread):
             except (TransientError, OSError) as error:
                 log.warning("logs cannot be received now", error=str(error))
                 self._stopped.wait(2)
+            except Exception:  # the thread's edge: no log may end the receiving of logs
+                log.exception("receiving logs failed")
+                self._stopped.wait(2)
 
     def receive(self, *, block_ms: int) -> None:
         """Deal with what is there, waiting up to `block_ms` for the first chunk."""

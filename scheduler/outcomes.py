@@ -60,7 +60,10 @@ def end(
     worker: str | None = None,
     host: str | None = None,
 ) -> None:
-    """End the current attempt of a job, whoever says so, and take the job and its plan on from there."""
+    """End the current attempt of a job, whoever says so, and take the job and its plan on from there.
+
+    A lost one's worker may come back: it is asked to end what it runs.
+    """
     found = attempts.get(db, attempt_id)
     assert found is not None
     attempt, job = found
@@ -72,8 +75,8 @@ def end(
         state, reason = JobState.SUPERSEDED, "superseded while it ran"
     values: dict[str, Any] = {
         "exit_reason": outcome.exitReason,
-        "error": _clean(outcome.error, _LINE),
-        "traceback": _clean(outcome.traceback, _TEXT),
+        "error": _shortened(outcome.error, _LINE),
+        "traceback": _shortened(outcome.traceback, _TEXT),
         "phases": outcome.phases,
         "details": outcome.details,
     }
@@ -82,7 +85,7 @@ def end(
     if attempt["started_at"] is None:
         values["started_at"] = min((moments[0] for moments in outcome.phases.values()), default=None)
     attempts.end(db, attempt_id, judgement.attempt, values, now=now)
-    job_values: dict[str, Any] = {"state": state, "reason": _clean(reason, _LINE)}
+    job_values: dict[str, Any] = {"state": state, "reason": _shortened(reason, _LINE)}
     if judgement.counter:
         job_values[judgement.counter] = job[judgement.counter] + 1
     if state is JobState.RETRYING:
@@ -94,7 +97,11 @@ def end(
     if outcome.exitReason is ExitReason.DONE:
         effects.publish.append((attempt_id, result_folder(job)))
     attempts.set_job(db, job["job_id"], job_values)
-    effects.accepted.append(attempt_id)
+    if judgement.attempt is AttemptState.LOST and worker is None:
+        effects.unwanted.append(attempt_id)
+        effects.cancel.append(attempt_id)
+    else:
+        effects.accepted.append(attempt_id)
     log.info(
         "attempt ended",
         jobId=job["job_id"],
@@ -107,9 +114,7 @@ def end(
     progress(db, job["study_id"], effects, now=now)
 
 
-def _clean(text: str | None, most: int) -> str | None:
-    """Text that every database takes: no NUL, no lone surrogates, not without end."""
-    if text is None:
-        return None
-    text = text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-    return text if len(text) <= most else text[: most // 2] + "\n[…]\n" + text[-most // 2 :]
+def _shortened(text: str | None, most: int) -> str | None:
+    if text is None or len(text) <= most:
+        return text
+    return f"{text[: most // 2]}\n[…]\n{text[-most // 2 :]}"

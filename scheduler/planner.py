@@ -2,21 +2,25 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 
 import structlog
 from sqlalchemy import Connection as Database
 from sqlalchemy import RowMapping
 
+from dcm_processor.errors import DcmProcessorError
 from dcm_processor.ledger import Lease, Ledger, events, plans, studies
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
+from dcm_processor.transport import Transport
 from dcm_processor.vocabulary import EventKind, JobState, StudyState
 from scheduler.adoption import adopt, rerun_jobs
 from scheduler.effects import Effects
 from scheduler.planning import Ending, Planned, PlanningChild, task_for
 from scheduler.progress import progress
+from scheduler.results import Results
 
 log = structlog.get_logger()
 
@@ -33,10 +37,12 @@ _BACKOFF = (2, 5, 15, 30, 60)
 class Planner:
     """Deals with the ledger's events. Every method raises TransientError where ledger or Redis do not answer."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, store: Store) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, transport: Transport, results: Results) -> None:
         self._settings = settings
         self._ledger = ledger
-        self._store = store
+        self._transport = transport
+        self._results = results
+        self._store = Store.of(settings)
         self._children: dict[str, tuple[PlanningChild, list[RowMapping]]] = {}
 
     @property
@@ -50,29 +56,23 @@ class Planner:
             child.end()
         self._children.clear()
 
-    def handle(self, lease: Lease, effects: Effects) -> None:
+    def handle(self, lease: Lease) -> None:
         """Deal with the events that are due: start planning, rerun jobs, cancel jobs."""
         with self._ledger.read() as db:
             due = events.due(db, now=time.time())
         by_study: dict[str, list[RowMapping]] = defaultdict(list)
         for event in due:
-            job_ids = (event["payload"] or {}).get("jobIds")
-            if job_ids is None:
+            if (event["payload"] or {}).get("jobIds") is None:
                 by_study[event["study_id"]].append(event)
-                continue
-            with self._ledger.write(lease) as db:
-                if event["kind"] == EventKind.CANCEL:
-                    result = _cancel(db, event["study_id"], job_ids, effects, now=time.time())
-                else:
-                    result = rerun_jobs(db, event["study_id"], job_ids, self._store.load(), effects, now=time.time())
-                events.settle(db, [event["event_id"]], result, now=time.time())
+            else:
+                self._deal(lease, [event], partial(self._jobs_event, event))
         for study_id, found in by_study.items():
             if len(self._children) >= PLANNERS:
                 break
             if study_id not in self._children:
                 self._start(lease, study_id, found)
 
-    def collect(self, lease: Lease, readable: Sequence[object], effects: Effects) -> None:
+    def collect(self, lease: Lease, readable: Sequence[object]) -> None:
         """Take in the plans of children that are done, and end those that hang."""
         for study_id, (child, found) in list(self._children.items()):
             if child.connection in readable:
@@ -83,9 +83,36 @@ class Planner:
             else:
                 continue
             del self._children[study_id]
-            with self._ledger.write(lease) as db:
-                result = self._settle(db, planned, found, effects, now=time.time())
+            result = self._deal(lease, found, partial(self._settle, planned, found))
             log.info("planning ended", studyId=study_id, ending=planned.ending, result=result)
+
+    def _deal(self, lease: Lease, found: Sequence[RowMapping], action: Callable[[Database, Effects], str]) -> str:
+        """Run `action` in one transaction and carry out what follows; events that no code of ours can deal with end."""
+        effects, ids = Effects(), [event["event_id"] for event in found]
+        try:
+            with self._ledger.write(lease) as db:
+                result = action(db, effects)
+        except DcmProcessorError:
+            raise
+        except Exception as error:
+            log.exception("an event could not be dealt with", studyId=found[0]["study_id"], events=ids)
+            result = f"could not be dealt with: {type(error).__name__}; the controller's log tells more"
+            with self._ledger.write(lease) as db:
+                if events.put_off(db, ids, result, due_at=time.time() + _BACKOFF[-1], counts=True) >= PLANNING_FAILURES:
+                    events.settle(db, ids, result, now=time.time())
+                    studies.set_state(db, found[0]["study_id"], StudyState.UNPLANNED, reason=result, now=time.time())
+            return result
+        effects.carry_out(self._ledger, self._transport, self._results)
+        return result
+
+    def _jobs_event(self, event: RowMapping, db: Database, effects: Effects) -> str:
+        now, job_ids = time.time(), event["payload"]["jobIds"]
+        if event["kind"] == EventKind.CANCEL:
+            result = _cancel(db, event["study_id"], job_ids, effects, now=now)
+        else:
+            result = rerun_jobs(db, event["study_id"], job_ids, self._store.load(), effects, now=now)
+        events.settle(db, [event["event_id"]], result, now=now)
+        return result
 
     def _start(self, lease: Lease, study_id: str, found: list[RowMapping]) -> None:
         rerun = any(event["kind"] == EventKind.RERUN for event in found)
@@ -99,10 +126,9 @@ class Planner:
         task = task_for(self._settings, self._store, study_id, owners, planned)
         self._children[study_id] = (PlanningChild(task), found)
 
-    def _settle(
-        self, db: Database, planned: Planned, found: Sequence[RowMapping], effects: Effects, *, now: float
-    ) -> str:
+    def _settle(self, planned: Planned, found: Sequence[RowMapping], db: Database, effects: Effects) -> str:
         """Put down what came of the planning; returns it in words."""
+        now = time.time()
         study_id, ids = planned.study_id, [event["event_id"] for event in found]
         latest = plans.latest(db, study_id)
         match planned.ending:

@@ -15,9 +15,10 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    Text,
+    TypeDecorator,
     UniqueConstraint,
 )
+from sqlalchemy import Text as SqlText
 
 metadata = MetaData(
     naming_convention={
@@ -30,6 +31,20 @@ metadata = MetaData(
 
 # SQLite counts up only on INTEGER PRIMARY KEY; PostgreSQL wants the wide one.
 Serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Text(TypeDecorator[str]):
+    """Text of any origin, made such that every database takes it: no U+0000, no lone surrogates."""
+
+    impl = SqlText
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _dialect: object) -> str | None:
+        if value is None:
+            return None
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
 Json = JSON(none_as_null=True)  # not JSONB: that would reorder keys and refuse U+0000
 
 facts = Table(  # single facts: Orthanc's identity, the cursor in /changes, DATA's id …
