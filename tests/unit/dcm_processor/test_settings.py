@@ -1,0 +1,80 @@
+"""The configuration: .env, then .env.local, then the environment; the last wins; all faults are told together."""
+
+from pathlib import Path
+
+import pytest
+
+from dcm_processor.errors import SettingsError
+from dcm_processor.settings import CHECKOUT, Settings
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for key in Settings.model_fields:
+        monkeypatch.delenv(key, raising=False)
+    (tmp_path / ".env").write_text((CHECKOUT / ".env").read_text())
+    return tmp_path
+
+
+def test_the_committed_env_works_as_it_is_and_holds_no_secret(checkout: Path) -> None:
+    settings = Settings.load(checkout)
+    assert checkout / "basedir" == settings.BASEDIR
+    assert (settings.DICOM_PORT, settings.ORTHANC_PORT, settings.DASHBOARD_PORT, settings.SCHEDULER_PORT) == (
+        4242, 8042, 8080, 5000,
+    )  # fmt: skip
+    assert settings.STABLE_AGE == 60
+    assert settings.QUEUES == ("high", "default", "medium", "low", "gpu")
+    assert settings.WORKER_QUEUES == ("high", "default", "medium", "low")
+    assert settings.starts_redis
+    assert settings.starts_orthanc
+    assert not [line for line in (CHECKOUT / ".env").read_text().splitlines() if "PASSWORD=" in line]
+
+
+def test_env_local_wins_over_env_and_the_environment_over_both(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (checkout / ".env.local").write_text("STABLE_AGE=7\nDICOM_PORT=11112\n")
+    monkeypatch.setenv("DICOM_PORT", "104")
+    settings = Settings.load(checkout)
+    assert (settings.STABLE_AGE, settings.DICOM_PORT) == (7, 104)
+
+
+def test_every_fault_is_named_at_once(checkout: Path) -> None:
+    (checkout / ".env.local").write_text("STABLE_AGE=soon\nDICOM_PORT=99999\nDICOM_AET=much_too_long_for_an_ae_title\n")
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(checkout)
+    for key in ("STABLE_AGE", "DICOM_PORT", "DICOM_AET"):
+        assert key in str(caught.value)
+
+
+def test_a_queue_that_does_not_exist_is_refused(checkout: Path) -> None:
+    (checkout / ".env.local").write_text("WORKER_QUEUES=high turbo\n")
+    with pytest.raises(SettingsError, match="turbo"):
+        Settings.load(checkout)
+
+
+def test_in_local_mode_our_host_names_mean_this_machine(checkout: Path) -> None:
+    settings = Settings.load(checkout)
+    assert settings.orthanc_url == "http://127.0.0.1:8042"
+    assert settings.scheduler_url == "http://127.0.0.1:5000"
+    assert settings.redis_url == "redis://127.0.0.1:6379/0"
+
+
+def test_an_orthanc_and_a_redis_of_somebody_else_are_used_not_started(checkout: Path) -> None:
+    (checkout / ".env.local").write_text(
+        "ORTHANC_REST_URL=https://pacs.example.org/orthanc/\nREDIS_URL=rediss://:word@cache.example.org:6380/1\n"
+    )
+    settings = Settings.load(checkout)
+    assert settings.orthanc_url == "https://pacs.example.org/orthanc"
+    assert settings.redis_url == "rediss://:word@cache.example.org:6380/1"
+    assert not settings.starts_orthanc
+    assert not settings.starts_redis
+
+
+def test_secrets_are_read_from_their_files_and_a_missing_one_is_named(checkout: Path) -> None:
+    settings = Settings.load(checkout)
+    with pytest.raises(SettingsError, match="hook_token"):
+        settings.secret("hook_token")
+    secrets = checkout / "basedir" / "secrets"
+    secrets.mkdir(parents=True)
+    (secrets / "redis_password").write_text("a/b:c\n")
+    assert settings.secret("redis_password") == "a/b:c"
+    assert Settings.load(checkout).redis_url == "redis://:a%2Fb%3Ac@127.0.0.1:6379/0"

@@ -1,0 +1,60 @@
+"""An accepted attempt's output becomes the job's results: whole, once, and again after an interruption."""
+
+from pathlib import Path
+
+import pytest
+
+from scheduler.results import Results
+
+ATTEMPT, FOLDER = "job-2", "results/study/job"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    made = tmp_path / "attempts" / ATTEMPT
+    made.mkdir(parents=True)
+    (made / "new.txt").write_text("new")
+    return tmp_path
+
+
+def test_the_output_becomes_the_results_and_the_old_ones_stand_aside(data: Path) -> None:
+    place = data / FOLDER
+    place.mkdir(parents=True)
+    (place / "old.txt").write_text("old")
+    Results(data).publish(ATTEMPT, FOLDER)
+    assert [path.name for path in place.iterdir()] == ["new.txt"]
+    assert [path.name for path in (data / "attempts" / f"{ATTEMPT}.replaced").iterdir()] == ["old.txt"]
+    assert not (data / "attempts" / ATTEMPT).exists()
+
+
+def test_publishing_twice_is_harmless(data: Path) -> None:
+    for _ in range(2):
+        Results(data).publish(ATTEMPT, FOLDER)
+    assert (data / FOLDER / "new.txt").read_text() == "new"
+
+
+def test_a_crash_between_the_two_renames_is_mended_by_publishing_again(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = data / FOLDER
+    place.mkdir(parents=True)
+    (place / "old.txt").write_text("old")
+    rename, calls = Path.rename, []
+
+    def crash_at_the_second(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", crash_at_the_second)
+        with pytest.raises(OSError):  # noqa: PT011 - the crash itself
+            Results(data).publish(ATTEMPT, FOLDER)
+    Results(data).publish(ATTEMPT, FOLDER)
+    assert [path.name for path in place.iterdir()] == ["new.txt"]
+
+
+def test_a_job_that_wrote_nothing_has_an_empty_folder(tmp_path: Path) -> None:
+    Results(tmp_path).publish(ATTEMPT, FOLDER)
+    assert list((tmp_path / FOLDER).iterdir()) == []
