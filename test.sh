@@ -36,7 +36,7 @@ check 'ruff format' "$venv/bin/ruff" format --check
 check mypy "$venv/bin/mypy"
 check import-linter "$venv/bin/lint-imports"
 check shellcheck "$venv/bin/shellcheck" "${scripts[@]}"
-check pytest "$venv/bin/pytest" -p tests.left_out "$@"
+check pytest "$venv/bin/python" -m pytest -p tests.left_out "$@"
 
 ((${#failed[@]} == 0)) || fail "failed: ${failed[*]}"
 say "everything passed that ran"
