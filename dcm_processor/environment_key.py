@@ -23,12 +23,6 @@ _NAMES_FILES = re.compile(
 )
 
 
-def requirements_of(module: Path) -> Path:
-    """The requirements that hold for a service's module folder: its own, or the default ones."""
-    own = module / "requirements.txt"
-    return own if own.is_file() else DEFAULT_REQUIREMENTS
-
-
 def environment_key(requirements: bytes, version: str) -> str:
     """16 hexadecimal digits that name the environment for the content of a requirements.txt.
 

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from dcm_processor.environment_key import environment_key, requirements_of
+from dcm_processor.environment_key import DEFAULT_REQUIREMENTS, environment_key
 from scheduler.api.models import Environment
 
 _TAIL = 16_000
@@ -20,7 +20,8 @@ _ERROR = re.compile(r"^error: (.*)", re.MULTILINE)
 def environment_of(envs: Path, module: Path, version: str) -> Environment:
     """How the environment stands that jobs of a service run in; `module` is the folder of its version."""
     try:
-        key = environment_key(requirements_of(module).read_bytes(), version)
+        own = module / "requirements.txt"
+        key = environment_key((own if own.is_file() else DEFAULT_REQUIREMENTS).read_bytes(), version)
     except OSError as error:
         return Environment(state="unknown", key=None, reason=f"its requirements cannot be read: {error.strerror}")
     if (envs / key / "complete.json").is_file():

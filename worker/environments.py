@@ -4,19 +4,15 @@
     envs/<key>.log      what uv printed when it was built
     envs/<key>.lock     held (flock) by the one process of this host that builds it
 
-The key is a digest of what decides the content: requirements.txt, Python, platform, and the version of the service
-where its requirements name files of its own.
+The key is a digest of what decides the content (dcm_processor/environment_key.py).
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import platform
 import re
 import shutil
-import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,24 +22,19 @@ from pathlib import Path
 import structlog
 import uv
 
+from dcm_processor.environment_key import DEFAULT_REQUIREMENTS, PYTHON, environment_key
 from dcm_processor.errors import PermanentError, TransientError
-from dcm_processor.settings import CHECKOUT, Settings
+from dcm_processor.settings import Settings
 from worker import surroundings
 from worker.contained import Command, Contained, End
 
 log = structlog.get_logger()
 
-DEFAULT_REQUIREMENTS = CHECKOUT / "requirements" / "service-default.txt"
-"""What a service without requirements.txt gets."""
 BUILD_LIMIT = 3600.0
 """Seconds that one call of uv may take."""
 _LOG_LIMIT = 10_000_000
 _TAIL_LINES, _TAIL_BYTES = 40, 16_000
 _MARKER = "complete.json"
-# A requirement that names a file beside requirements.txt: its content belongs to the key as well.
-_NAMES_FILES = re.compile(
-    r"^\s*(-r|-c|-e|--requirement|--constraint|--editable|\.|/|file:)|@\s*(\.|/|file:)", re.MULTILINE
-)
 # What uv (exit status 2) says of a network or a disk that fails; read in its output, as its status does not tell.
 _PASSING = re.compile(
     r"Request failed after|error sending request|HTTP status server error|429 Too Many Requests"
@@ -89,8 +80,6 @@ class Environments:
         self._settings = settings
         self._environ = environ
         self._folder = settings.envs
-        # Not our own venv, which may go, but what it was made from.
-        self._python = str(Path(sys._base_executable))  # type: ignore[attr-defined]
 
     def provide(
         self,
@@ -104,9 +93,8 @@ class Environments:
         `version` is the service's digest. `building(key)` is called before a build, or a wait for somebody else's.
         Raises EnvironmentFailedError, EnvironmentUnavailableError; OSError where envs cannot be written.
         """
-        default = not requirements.is_file()
-        source = DEFAULT_REQUIREMENTS if default else requirements
-        key = self._key(source.read_bytes(), version)
+        source = requirements if requirements.is_file() else DEFAULT_REQUIREMENTS
+        key = environment_key(source.read_bytes(), version)
         if (found := self._find(key)) is not None:
             return found
         building(key)
@@ -114,17 +102,10 @@ class Environments:
         with _locked(self._folder / f"{key}.lock") as lock:
             if (found := self._find(key)) is not None:
                 return found
-            _Build(self._settings, self._environ, key, watch, lock).run(source, self._python, hashed=default)
+            _Build(self._settings, self._environ, key, watch, lock).run(
+                source, PYTHON, hashed=source == DEFAULT_REQUIREMENTS
+            )
         return Environment(key, self._interpreter(key), built=True)
-
-    def _key(self, requirements: bytes, version: str) -> str:
-        parts = [
-            requirements.replace(b"\r\n", b"\n").decode("utf-8", "surrogateescape"),
-            f"{sys.implementation.cache_tag} {self._python}",  # a new patch release keeps what was built
-            sysconfig.get_platform(),
-            version if _NAMES_FILES.search(requirements.decode("utf-8", "replace")) else "",
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def _interpreter(self, key: str) -> Path:
         return self._folder / key / "bin" / "python"

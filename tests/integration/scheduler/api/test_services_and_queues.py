@@ -4,7 +4,6 @@ import fcntl
 from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
 from rq import Queue
 from rq.serializers import JSONSerializer
@@ -66,17 +65,6 @@ def test_the_state_of_an_environment(installation: Installation, api: Api, tmp_p
     (envs / key).mkdir()
     (envs / key / "complete.json").write_text("{}")
     assert environment() == ("ready", None)
-
-
-@pytest.mark.parametrize("version", ["", "0" * 32])
-@pytest.mark.parametrize("requirements", [b"numpy\n", b"numpy\r\n", b"", b"-r more.txt\n", b"x @ ./x.whl\n", b"\xff"])
-def test_scheduler_and_worker_mean_the_same_environment(
-    installation: Installation, requirements: bytes, version: str
-) -> None:
-    from worker.environments import Environments
-
-    workers = Environments(installation.settings, {})
-    assert workers._key(requirements, version) == environment_key(requirements, version)
 
 
 def test_queues_are_shown_in_order_of_priority(tmp_path: Path, valkey: ValkeyServer) -> None:
