@@ -18,7 +18,6 @@ def test_ends_of_lines_make_no_difference() -> None:
 
 
 @pytest.mark.parametrize(
-    "requirements",
     [b"-r more.txt", b"-e .", b"./x.whl", b"file:x.whl", b"a\n-c c.txt\n", b"x @ ./x.whl"][
         b"-r more.txt", b"-e .", b"./x.whl", b"file:x.whl", b"a\n-c c.txt\n", b"x @ ./x.whl", b"x @ file:x"
     ],
