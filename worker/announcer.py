@@ -25,6 +25,7 @@ class Announcer:
         self._interval = interval
         self._due = threading.Event()
         self._over = False
+        self._speaking = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
 
     def __enter__(self) -> Self:
@@ -32,10 +33,10 @@ class Announcer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """No announcement follows the outcome, unless Redis keeps this one waiting."""
+        """No announcement follows the outcome, unless Redis keeps one waiting."""
         self._over = True
+        self._speaking.acquire(timeout=_LEAVE_PATIENCE)
         self._due.set()
-        self._thread.join(_LEAVE_PATIENCE)
 
     def announce(self) -> None:
         """Announce now rather than at the next turn."""
@@ -46,11 +47,12 @@ class Announcer:
         while True:
             self._due.wait(self._interval)
             self._due.clear()
-            if self._over:
-                return
             count += 1
             try:
-                cancel = self._transport.announce(self._report, count)
+                with self._speaking:
+                    if self._over:
+                        return
+                    cancel = self._transport.announce(self._report, count)
             except TransportUnavailableError as error:
                 if not away:
                     log.warning("the attempt cannot be announced now and runs on", error=str(error))

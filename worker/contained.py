@@ -91,7 +91,7 @@ class Contained:
     def wait(self) -> End:
         """Wait for the end."""
         assert self._process.stdout is not None
-        text = self._process.stdout.read()
+        text = self._process.stdout.readline()
         if not text:  # what it was to end is now for the caller's own subreaper to end
             return End(signal=self._process.wait() * -1, killed="reaper")
         return End(**json.loads(text))

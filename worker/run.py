@@ -11,7 +11,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,14 @@ class _Attempt:
         self._announcer = Announcer(transport, report, context.stop)
         self._phases: dict[str, list[float]] = {}
         self._details: dict[str, Any] = {}
+        self._commands = ExitStack()
 
     def run(self) -> Outcome | None:
         """Run, spool and send; None where another process of this host turned out to run it."""
+        with self._commands:  # once a command has ended, its reaper's own end is nothing to wait for before sending
+            return self._run()
+
+    def _run(self) -> Outcome | None:
         folder: AttemptFolder | None = None
         with self._announcer:
             try:
@@ -100,8 +105,10 @@ class _Attempt:
                 log.warning("another process of this host runs this attempt", attemptId=self._order.attemptId)
                 return None
             except StoppedError as stopped:
+                self._commands.close()
                 outcome = Outcome(ExitReason(stopped.args[0]))
             except Exception as error:  # the edge: whatever went wrong is the attempt's outcome
+                self._commands.close()
                 stopped_for = self._context.stop.reason
                 outcome = Outcome(stopped_for) if stopped_for else outcome_of_error(error, self._phase_now())
                 if outcome.traceback is not None:
@@ -109,8 +116,8 @@ class _Attempt:
                 if folder is not None and "buildLog" in outcome.details:
                     _say(folder, f"the environment could not be built\n{outcome.details['buildLog']}\n")
         outcome = replace(outcome, phases=self._phases, details={**self._details, **outcome.details})
-        log.info("attempt ended", attempt=self._order.attempt, exitReason=outcome.exitReason, error=outcome.errorClass)
         self._deliver(folder, outcome)
+        log.info("attempt ended", attempt=self._order.attempt, exitReason=outcome.exitReason, error=outcome.errorClass)
         if folder is not None:
             folder.clear_scratch()
         return outcome
@@ -130,14 +137,14 @@ class _Attempt:
         with self._phase("fetch"), stop.raising():
             dicom = studies.provide(self._settings, order, self._plan)
         with self._phase("run"):
-            end = self._run(folder, module, environment.python, dicom)
+            end = self._call(folder, module, environment.python, dicom)
         if end.log_fault is not None:
             log.error("part of the job's log is lost", why=end.log_fault)
         if end.killed == "reaper":
             reaper.kill_descendants()
         return outcome_of(end, order, START_LIMIT)
 
-    def _run(self, folder: AttemptFolder, module: Path, python: Path, dicom: Path) -> End:
+    def _call(self, folder: AttemptFolder, module: Path, python: Path, dicom: Path) -> End:
         order, settings = self._order, self._settings
         output = settings.data / "attempts" / order.attemptId
         if output.exists():
@@ -163,8 +170,9 @@ class _Attempt:
                 keep=[folder.lock],
                 dump=True,
             )
-            with Contained(command) as running:
-                return self._watch(running)
+            running = self._commands.enter_context(Contained(command))
+            folder.prepare()
+            return self._watch(running)
         finally:
             os.close(task)
 

@@ -5,7 +5,8 @@ Each attempt has a folder `<spool>/<attemptId>`:
 - `lock` is held (flock) by the horse and its reaper as long as one of them lives,
 - `report.json` says whose attempt it is: the claim,
 - `log` is what the job printed,
-- `outcome.json` is the report of its end, complete once it is there,
+- `outcome.json` is the report of its end; blank until then, since it is made while the job runs: overwriting what is
+  on the disk already is what the next job in the plan waits for,
 - `scratch` is the job's working directory, with its TMPDIR, and goes with the job,
 - `tmpdir` holds the short name under which the job knows its TMPDIR,
 - `shipping` is held (flock) by the one outbox that cares for the folder.
@@ -25,6 +26,8 @@ from typing import Self
 from dcm_processor.errors import TransientError
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Report
+
+_ROOM = 16 * 1024
 
 
 class SpoolError(TransientError):
@@ -47,6 +50,7 @@ class AttemptFolder:
         self._outcome = self.path / "outcome.json"
         self._tmpdir = self.path / "tmpdir"
         self._lock: int | None = None
+        self._prepared: int | None = None
 
     @classmethod
     def create(cls, spool: Path, report: Report) -> Self:
@@ -76,14 +80,31 @@ class AttemptFolder:
         assert self._lock is not None
         return self._lock
 
+    def prepare(self) -> None:
+        """Have room for the outcome on the disk; where the disk does not give it, `keep` will see."""
+        with suppress(OSError):
+            fd = os.open(self._outcome, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, b" " * _ROOM)
+                os.fsync(fd)
+                _sync(self.path)
+                _sync(self.path.parent)
+            except OSError:
+                os.close(fd)
+                raise
+            self._prepared = fd
+
     def keep(self, report: Report, outcome: Outcome) -> None:
         """Have the outcome on disk.
 
         Raises SpoolError where the disk does not take it.
         """
+        text = json.dumps(asdict(replace(report, kind="outcome", outcome=outcome.to_json()))).encode()
         try:
-            whole = replace(report, kind="outcome", outcome=outcome.to_json())
-            _write_durably(self._outcome, json.dumps(asdict(whole)))
+            if self._prepared is None:
+                _write_durably(self._outcome, text)
+            else:
+                _overwrite_durably(self._prepared, text)
         except OSError as error:
             raise SpoolError(f"the spool {self.path.parent} takes nothing: {error.strerror}") from error
 
@@ -118,8 +139,9 @@ class AttemptFolder:
 
     def ended_at(self) -> float | None:
         """When the outcome was kept, in seconds since the epoch, or None."""
-        with suppress(OSError):
-            return self._outcome.stat().st_mtime
+        with suppress(OSError), self._outcome.open("rb") as file:
+            if file.read(1) == b"{":
+                return os.fstat(file.fileno()).st_mtime
         return None
 
     def alive(self) -> bool:
@@ -147,16 +169,28 @@ def _read_report(path: Path) -> Report | None:
         return None
 
 
-def _write_durably(path: Path, text: str) -> None:
-    """Have a whole file or none under `path`, on the disk itself (fsync of file and folder)."""
+def _write_durably(path: Path, data: bytes) -> None:
+    """Have a whole file or none under `path`, on the disk itself."""
     partial = path.with_suffix(".new")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(path.parent)
+
+
+def _overwrite_durably(fd: int, data: bytes) -> None:
+    """Put data over the blanks of a file that is on the disk; half of it would be no JSON."""
+    written = 0
+    while written < len(data):
+        written += os.pwrite(fd, data[written:], written)
+    os.fdatasync(fd)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)
+        os.fsync(fd)
     finally:
-        os.close(folder)
+        os.close(fd)

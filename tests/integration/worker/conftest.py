@@ -76,15 +76,17 @@ class Stand:
     def order(self, attempt_id: str = "job-1", worker: str = "svc.job.work", **values: Any) -> Order:
         fields: dict[str, Any] = {
             "attemptId": attempt_id, "jobId": split_attempt_id(attempt_id)[0], "attempt": 1, "planId": "plan-1",
-            "studyId": STUDY, "seriesId": None, "jobName": "job", "service": worker.split(".", maxsplit=1)[0], "digest": DIGEST,
-            "worker": worker, "timeout": 60.0, "memory": None, "params": {}, "inputs": {}, "outcomes": {},
+            "studyId": STUDY, "seriesId": None, "jobName": "job", "worker": worker,
+            "service": worker.split(".", maxsplit=1)[0], "digest": DIGEST, "timeout": 60.0, "memory": None,
+            "params": {}, "inputs": {}, "outcomes": {},
         }  # fmt: skip
         return Order(**(fields | values))
 
     def plan(self, **values: Any) -> PlanOrder:
         headers = {"patientId": "p", "studyId": STUDY, "seriesIds": [], "series": []}
         fields: dict[str, Any] = {
-            "planId": "plan-1", "studyId": STUDY, "headers": headers, "selected": ["Modality"], "instances": {SERIES: []},
+            "planId": "plan-1", "studyId": STUDY, "headers": headers, "selected": ["Modality"],
+            "instances": {SERIES: []},
         }  # fmt: skip
         return PlanOrder(**(fields | values))
 

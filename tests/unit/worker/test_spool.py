@@ -28,6 +28,20 @@ def test_what_is_kept_can_be_sent_by_somebody_else(tmp_path: Path) -> None:
     assert folder.path.stat().st_mode & 0o777 == 0o700  # logs may hold patients' data
 
 
+def test_room_made_beforehand_is_no_outcome_until_it_is_written(tmp_path: Path) -> None:
+    folder = AttemptFolder.create(tmp_path, REPORT)
+    folder.prepare()
+    assert folder.outcome() is None
+    assert folder.ended_at() is None
+    long = Outcome(ExitReason.EXCEPTION, traceback="x" * 100_000)  # more than there is room for
+    folder.keep(REPORT, long)
+    report = folder.outcome()
+    assert report is not None
+    assert Outcome.from_json(report.outcome) == long
+    assert folder.ended_at() is not None
+    os.close(folder.lock)
+
+
 def test_it_lives_as_long_as_somebody_holds_its_lock(tmp_path: Path) -> None:
     folder = AttemptFolder.create(tmp_path, REPORT)
     assert folder.alive()
