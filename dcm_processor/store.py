@@ -145,8 +145,11 @@ class Store:
         changed then.
         """
         check_name(name)
-        service_tree.check_source(source, name)
-        with _files(f"service {name} is not installed"), self._files.locked(), self._files.staging() as staged:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_files(f"service {name} is not installed"))
+            service_tree.check_source(source, name)
+            stack.enter_context(self._files.locked())
+            staged = stack.enter_context(self._files.staging())
             self._files.refuse_foreign(name)
             service_tree.copy({part: source / part for part in PARTS}, staged)
             digest = service_tree.digest(staged)

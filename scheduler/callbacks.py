@@ -34,6 +34,7 @@ MAX_OUTPUT = 8_000
 MAX_NOTES = 20
 MAX_HANGS = 2
 """A job whose callback hung for so many series is not asked about the others: each would cost the whole time."""
+_MAX_ANSWER = 16_000_000  # bytes; ours are smaller
 _START_SECONDS = 30
 _DUMP_SECONDS = 0.2
 
@@ -131,10 +132,11 @@ class _Conversation:
         with contextlib.suppress(OSError):  # it is gone: what follows finds out how
             self._ward.sendall(NUMBER.pack(number))
         size = self._receive(NUMBER.size, deadline)
-        text = self._receive(NUMBER.unpack(size)[0], deadline) if size else None
+        length = NUMBER.unpack(size)[0] if size else 0
+        text = self._receive(length, deadline) if 0 < length <= _MAX_ANSWER else None
         self._read_output()
-        if text:
-            return self._understood(text)
+        if text or length > _MAX_ANSWER:
+            return self._understood(text or b"")
         if self._ended:
             return _Answer(_errored(f"the callback ended its process: {_how(self._status)}", str(self._printed)))
         self._dump()

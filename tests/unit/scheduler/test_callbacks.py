@@ -236,6 +236,24 @@ def test_whatever_ends_a_callback_makes_its_own_job_errored_and_nothing_else(
     assert outcomes[study("after")].injected == {"saw": ["before"]}
 
 
+@pytest.mark.parametrize("rubbish", ["b'x' * 100", "b'\\0\\0\\0\\3abc'", "b'\\0\\0\\0\\2{}'"])
+def test_rubbish_in_the_socket_of_its_answer_is_the_callbacks_own_fault(services: Services, rubbish: str) -> None:
+    source = (
+        "import contextlib, os, stat\n"
+        "def callback():\n"
+        "    for number in range(3, 50):\n"
+        "        with contextlib.suppress(OSError):\n"
+        "            if stat.S_ISSOCK(os.fstat(number).st_mode):\n"
+        f"                os.write(number, {rubbish})\n"
+        "    return True\n"
+    )
+    services.add("bad", source)
+    services.add("good", GOOD)
+    outcomes = services.ask()
+    assert "socket that its answer goes through" in str(outcomes[study("bad")].error)
+    assert outcomes[study("good")].applies
+
+
 def test_where_a_callback_hung_is_kept(services: Services) -> None:
     services.add("bad", "def deep():\n    while True: pass\n\ndef callback():\n    deep()\n")
     assert "line 2 in deep" in services.ask(timeout=1)[study("bad")].output
