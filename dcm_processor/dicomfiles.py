@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
@@ -100,23 +101,53 @@ def find_dicom(paths: Iterable[Path], on_file: Callable[[], None] = lambda: None
     return found
 
 
-def read_dicom(file: DicomFile) -> FileDataset:
-    """The whole instance, in memory, with its transfer syntax in `file_meta`.
+class Reader:
+    """Reads whole instances; the archive that the last one lay in stays open for the next, until `close`."""
 
-    Raises PermanentError where it cannot be read (any more), or unpacks to more than MEMBER_LIMIT.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they quote values of elements
-            dataset = dcmread(BytesIO(_unpack(file)) if file.member else file.path, force=True)
-    except _DamagedError as error:
-        raise PermanentError(str(error)) from None
-    except OSError as error:
-        raise PermanentError(f"cannot be read: {error.strerror or type(error).__name__}") from None
-    except Exception as error:  # noqa: BLE001 - pydicom raises whatever the broken content led to
-        raise PermanentError(f"cannot be read as DICOM ({type(error).__name__})") from None
-    dataset.file_meta.TransferSyntaxUID = file.transfer_syntax
-    return dataset
+    def __init__(self) -> None:
+        self._archive: tuple[Path, zipfile.ZipFile] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave no file open."""
+        if self._archive is not None:
+            self._archive[1].close()
+            self._archive = None
+
+    def read(self, file: DicomFile) -> FileDataset:
+        """The instance, in memory, with its transfer syntax in `file_meta`.
+
+        Raises PermanentError where it cannot be read (any more), or unpacks to more than MEMBER_LIMIT.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they quote values of elements
+                dataset = dcmread(
+                    file.path if file.member is None else self._unpack(file.path, file.member), force=True
+                )
+        except _DamagedError as error:
+            raise PermanentError(str(error)) from None
+        except OSError as error:
+            raise PermanentError(f"cannot be read: {error.strerror or type(error).__name__}") from None
+        except Exception as error:  # noqa: BLE001 - pydicom raises whatever the broken content led to
+            raise PermanentError(f"cannot be read as DICOM ({type(error).__name__})") from None
+        dataset.file_meta.TransferSyntaxUID = file.transfer_syntax
+        return dataset
+
+    def _unpack(self, path: Path, member: str) -> BytesIO:
+        """The member's bytes, never more than MEMBER_LIMIT whatever the archive says of itself."""
+        if self._archive is None or self._archive[0] != path:
+            self.close()
+            self._archive = path, _open_archive(path)
+        content = _read_member(self._archive[1], member, MEMBER_LIMIT + 1)
+        if len(content) > MEMBER_LIMIT:
+            raise _DamagedError(f"unpacks to more than {MEMBER_LIMIT:,} bytes")
+        return BytesIO(content)
 
 
 def _walk(folder: Path, found: Found) -> Iterator[Path]:
@@ -208,16 +239,6 @@ def _refuse_member(member: zipfile.ZipInfo) -> None:
         raise _DamagedError("encrypted: unpack it and send the folder")
     if member.file_size > MEMBER_LIMIT:
         raise _DamagedError(f"larger than {MEMBER_LIMIT:,} bytes: unpack it and send the folder")
-
-
-def _unpack(file: DicomFile) -> bytes:
-    """The member's bytes, never more than MEMBER_LIMIT whatever the archive says of itself."""
-    assert file.member is not None
-    with _open_archive(file.path) as archive:
-        content = _read_member(archive, file.member, MEMBER_LIMIT + 1)
-    if len(content) > MEMBER_LIMIT:
-        raise _DamagedError(f"unpacks to more than {MEMBER_LIMIT:,} bytes")
-    return content
 
 
 def _identify(head: bytes) -> tuple[UID, UID, bool]:

@@ -15,7 +15,7 @@ from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
-from dcm_processor.dicomfiles import DicomFile, Refusal, read_dicom
+from dcm_processor.dicomfiles import DicomFile, Reader, Refusal
 from dcm_processor.errors import PeerUnavailableError, PermanentError
 
 CONTEXTS = 128
@@ -66,7 +66,7 @@ def send(
     """
     delivery = Delivery()
     for pairs, batch in _batches(files):
-        with _Line(peer, pairs, delivery) as line:
+        with Reader() as reader, _Line(peer, pairs, reader, delivery) as line:
             for file in batch:
                 why = line.send(file)
                 if why:
@@ -94,10 +94,11 @@ def _batches(files: Iterable[DicomFile]) -> Iterator[tuple[list[Pair], list[Dico
 class _Line:
     """An association that is made when it is first needed, and made again when it was lost."""
 
-    def __init__(self, peer: Peer, pairs: Sequence[Pair], delivery: Delivery) -> None:
+    def __init__(self, peer: Peer, pairs: Sequence[Pair], reader: Reader, delivery: Delivery) -> None:
         _config.STORE_SEND_CHUNKED_DATASET = True  # files are streamed as they are, not read, changed and written again
         self._peer = peer
         self._pairs = pairs
+        self._reader = reader
         self._delivery = delivery
         self._association: Association | None = None
         self._accepted: set[Pair] = set()
@@ -171,7 +172,7 @@ class _Line:
     def _store(self, file: DicomFile) -> str | None:
         assert self._association is not None
         try:
-            content: Any = file.path if file.is_sendable_as_is else read_dicom(file)
+            content: Any = file.path if file.is_sendable_as_is else self._reader.read(file)
             size = file.path.stat().st_size
         except PermanentError as error:
             return str(error)

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dcm_processor import dicomfiles
-from dcm_processor.dicomfiles import Found, find_dicom, read_dicom
+from dcm_processor.dicomfiles import DicomFile, Found, Reader, find_dicom
 from dcm_processor.errors import PermanentError, UsageError
 from tests.dicom import make_study
 
@@ -33,6 +33,11 @@ def plain(path: Path) -> Dataset:
     dataset = Dataset()
     dataset.update(dcmread(path))
     return dataset
+
+
+def read(file: DicomFile) -> Dataset:
+    with Reader() as reader:
+        return reader.read(file)
 
 
 def reasons(found: Found) -> dict[str, str]:
@@ -126,9 +131,9 @@ class TestFiles:
         (file,) = find_dicom([tmp_path / "bare"]).files
         assert file.transfer_syntax.is_implicit_VR == implicit
         assert not file.is_sendable_as_is
-        read = read_dicom(file)
-        assert read.SOPInstanceUID == dataset.SOPInstanceUID
-        assert read.file_meta.TransferSyntaxUID == file.transfer_syntax
+        again = read(file)
+        assert again.SOPInstanceUID == dataset.SOPInstanceUID
+        assert again.file_meta.TransferSyntaxUID == file.transfer_syntax
 
     def test_whose_header_has_gaps_are_known_by_their_dataset(self, tmp_path: Path, instance: Path) -> None:
         dataset = dcmread(instance)
@@ -171,7 +176,7 @@ class TestArchives:
         found = find_dicom([tmp_path / "s.zip"])
         (file,) = found.files
         assert file.name == f"{archive}:s/1"
-        assert read_dicom(file).SOPInstanceUID == dcmread(instance).SOPInstanceUID
+        assert read(file).SOPInstanceUID == dcmread(instance).SOPInstanceUID
         assert left_out(found) == {"notes.txt": "not DICOM"}
 
     def test_in_folders_are_opened_when_they_are_called_zip(self, tmp_path: Path, instance: Path) -> None:
@@ -221,7 +226,7 @@ class TestArchives:
         (file,) = find_dicom([archive]).files
         monkeypatch.setattr(dicomfiles, "MEMBER_LIMIT", 50_000)
         with pytest.raises(PermanentError, match="unpacks to more than 50,000 bytes"):
-            read_dicom(file)
+            read(file)
         assert "larger than 50,000 bytes" in reasons(find_dicom([archive]))["1"]
 
     def test_broken_and_encrypted_ones_are_said(self, tmp_path: Path, instance: Path) -> None:
@@ -247,4 +252,4 @@ def test_a_file_that_is_gone_when_it_is_to_be_read_is_said(instance: Path) -> No
     (file,) = find_dicom([instance]).files
     instance.unlink()
     with pytest.raises(PermanentError, match="cannot be read: No such file"):
-        read_dicom(file)
+        read(file)
