@@ -23,6 +23,7 @@ from typing import Any
 
 from pydicom.datadict import tag_for_keyword
 
+from dcm_processor import contract
 from dcm_processor.errors import TransientError
 from dcm_processor.plan import CallbackOutcome, JobKey, instances_of
 from dcm_processor.registry import Job
@@ -205,9 +206,13 @@ class _Conversation:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, DUMP_SIGNAL)
         deadline = time.monotonic() + _DUMP_SECONDS
-        while (left := deadline - time.monotonic()) > 0 and not str(self._printed).endswith(")\n"):
+        while (left := deadline - time.monotonic()) > 0:
             self._selector.select(left)
             self._read_output()
+        self._printed.cut_our_frames()
+
+
+_OUR_FRAME = f'  File "{contract.__file__}"'.encode()
 
 
 class _Printed:
@@ -221,6 +226,15 @@ class _Printed:
         self._first += chunk[:fits]
         self._last = (self._last + chunk[fits:])[-MAX_OUTPUT // 2 :]
         self._size += len(chunk)
+
+    def cut_our_frames(self) -> None:
+        """Of a dump (innermost frame first) keep the service's frames: the rest is how it was called."""
+        for part in (self._last, self._first):
+            begin = part.rfind(b"Stack (most recent call first):\n")
+            if begin >= 0 and (ours := part.find(_OUR_FRAME, begin)) >= 0:
+                self._size -= len(part) - ours
+                del part[ours:]
+                return
 
     def __str__(self) -> str:
         cut = self._size - len(self._first) - len(self._last)

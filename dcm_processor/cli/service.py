@@ -65,11 +65,10 @@ def remove(name: str, target: Path | None, *, as_json: bool) -> None:
         running = unended.pop(JobState.STARTED, 0)
         if unended:
             states = ", ".join(f"{count} {state}" for state, count in sorted(unended.items()))
-            click.echo(
-                f"{sum(unended.values())} of its jobs have not started and will be cancelled: {states}", err=as_json
-            )
+            total = sum(unended.values())
+            click.echo(f"jobs that have not started, and will be cancelled: {total} ({states})", err=as_json)
         if running:
-            click.echo(f"{running} of its jobs are running: they go on, with the files they have", err=as_json)
+            click.echo(f"jobs that run, and go on with the files they have: {running}", err=as_json)
         place = store.backup(name, target) if target is not None else None
         store.remove(name)
         cancelled = ledger.cancel_service(name)

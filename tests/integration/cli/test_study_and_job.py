@@ -28,11 +28,12 @@ def explained(study: str) -> Mapping[str, Any]:
         raise TransientError("Orthanc does not answer")
     if study == study_id(4):
         empty: dict[str, Any] = {"revision": "", "seriesIds": [], "numberOfInstances": 0, "jobs": [], "faults": []}
-        return {"studyId": study, "reason": "it holds no series", **empty}
+        return {"studyId": study, "ending": "ours", "reason": "it holds only what the platform stored", **empty}
     job = {"service": "temp", "version": "0" * 32, "stage": "main", "level": "study", "queue": "default", "position": 0}
     job |= {"seriesId": None, "dependsOn": [], "injected": {}, "traceback": None, "callbackOutput": ""}
     return {
         "studyId": study,
+        "ending": "planned",
         "reason": "",
         "revision": "0123456789ab",
         "seriesIds": ["a"],
@@ -161,7 +162,7 @@ def test_explain_shows_verdicts_and_why_a_callback_failed(here: Here, cli: Cli) 
 
 
 def test_where_there_would_be_no_plan_explain_says_why(here: Here, cli: Cli) -> None:
-    assert "it holds no series" in cli.refused("study", "explain", here.study(4))
+    assert "only what the platform stored" in cli.refused("study", "explain", here.study(4))
 
 
 def test_what_fails_for_now_is_said_as_such(here: Here, cli: Cli) -> None:

@@ -256,7 +256,9 @@ def test_rubbish_in_the_socket_of_its_answer_is_the_callbacks_own_fault(services
 
 def test_where_a_callback_hung_is_kept(services: Services) -> None:
     services.add("bad", "def deep():\n    while True: pass\n\ndef callback():\n    deep()\n")
-    assert "line 2 in deep" in services.ask(timeout=1)[study("bad")].output
+    title, *frames = services.ask(timeout=1)[study("bad")].output.splitlines()
+    assert title == "Stack (most recent call first):"
+    assert [frame.partition(", ")[2] for frame in frames] == ["line 2 in deep", "line 5 in callback"]
 
 
 def test_a_callback_that_hangs_for_every_series_costs_its_time_twice_not_a_hundred_times(services: Services) -> None:

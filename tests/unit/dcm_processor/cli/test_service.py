@@ -134,8 +134,8 @@ def test_removing_with_jobs_waiting_says_how_many_before_and_cancels_them(cli: C
     ledger = jobs_of(cli, JobState.WAITING, JobState.WAITING, JobState.RETRYING, JobState.STARTED, JobState.FINISHED)
     said = cli.done("service", "remove", "demo").splitlines()
     assert said == [
-        "3 of its jobs have not started and will be cancelled: 1 retrying, 2 waiting",
-        "1 of its jobs are running: they go on, with the files they have",
+        "jobs that have not started, and will be cancelled: 3 (1 retrying, 2 waiting)",
+        "jobs that run, and go on with the files they have: 1",
         "service demo: removed",
     ]
     states = {job["jobName"]: job["state"] for job in ledger.jobs().items}
