@@ -23,6 +23,7 @@ from rq.serializers import JSONSerializer
 from tests.dicom import make_study, upload
 from tests.integration.scheduler.platform import Platform
 from tests.servers import OrthancServer, ValkeyServer
+from tests.waiting import wait_until
 
 LIMIT_MS = 10.0
 WORK = """
@@ -37,40 +38,51 @@ def chain(platform: Platform, folder: Path, length: int) -> None:
     platform.install("chain", jobs, "def applies(**kwargs):\n    return True\n", folder, work=WORK)
 
 
+def ended(platform: Platform) -> bool:
+    """Asked seldom and cheaply: the system is to be idle but for the chain."""
+    return any(study["state"] in ("finished", "failed") for study in platform.ledger.studies().items)
+
+
+def hops_of(platform: Platform, study_id: str, length: int) -> list[float]:
+    """Milliseconds from each job's last line to the enqueue of the next one."""
+    results, jobs, hops = platform.settings.data / "results" / study_id, platform.jobs(study_id), []
+    for n in range(1, length):
+        end = float((results / f"job-{n - 1:03d}" / "end").read_text())
+        attempt_id = jobs[f"job-{n:03d}"]["attempts"][0]["attemptId"]
+        job = Job.fetch(attempt_id, connection=platform.transport.redis, serializer=JSONSerializer)
+        assert job.enqueued_at is not None
+        hops.append((job.enqueued_at.replace(tzinfo=UTC).timestamp() - end) * 1000)
+    return hops
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=40)
     length = parser.parse_args().jobs
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with (
-            ValkeyServer(folder / "valkey") as valkey,
-            OrthancServer(folder / "orthanc") as orthanc,
-            Platform(folder / "base", valkey, orthanc) as platform,
-        ):
+        with ValkeyServer(folder / "valkey") as valkey, OrthancServer(folder / "orthanc") as orthanc:
+            platform = Platform(folder / "base", valkey, orthanc)
             chain(platform, folder / "source", length)
             environ = os.environ | {
                 "BASEDIR": str(folder / "base"), "REDIS_URL": valkey.url, "ORTHANC_REST_URL": orthanc.url,
                 "ORTHANC_REST_PASSWORD": orthanc.password, "MODE": "local",
             }  # fmt: skip
-            worker = subprocess.Popen([sys.executable, "-m", "worker"], env=environ, stderr=subprocess.DEVNULL)
+            programs = [
+                subprocess.Popen([sys.executable, "-m", module], env=environ, stderr=subprocess.DEVNULL)
+                for module in ("scheduler.controller", "worker")
+            ]
             try:
                 study = make_study(folder / "study")
                 upload(orthanc.url, orthanc.auth, study.files)
                 platform.announce(study.study_id)
-                platform.wait_for(study.study_id, "finished", 120 + length)
-                hops = []
-                for n in range(1, length):
-                    end = float(
-                        (platform.settings.data / "results" / study.study_id / f"job-{n - 1:03d}" / "end").read_text()
-                    )
-                    attempt_id = platform.jobs(study.study_id)[f"job-{n:03d}"]["attempts"][0]["attemptId"]
-                    job = Job.fetch(attempt_id, connection=platform.transport.redis, serializer=JSONSerializer)
-                    assert job.enqueued_at is not None
-                    hops.append((job.enqueued_at.replace(tzinfo=UTC).timestamp() - end) * 1000)
+                wait_until(lambda: ended(platform), 120 + length, every=0.5)
+                hops = hops_of(platform, study.study_id, length)
             finally:
-                worker.terminate()
-                worker.wait(30)
+                for program in programs:
+                    program.terminate()
+                for program in programs:
+                    program.wait(30)
     hops.sort()
     median = statistics.median(hops)
     print(

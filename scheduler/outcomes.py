@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 
 from dcm_processor.judgement import Tries, judge
 from dcm_processor.ledger import attempts, plans
@@ -41,7 +41,7 @@ def take(db: Connection, report: Report, effects: Effects, *, now: float) -> Non
         return
     end(
         db,
-        report.attemptId,
+        found,
         Outcome.from_json(report.outcome),
         effects,
         now=now,
@@ -52,7 +52,7 @@ def take(db: Connection, report: Report, effects: Effects, *, now: float) -> Non
 
 def end(
     db: Connection,
-    attempt_id: str,
+    found: tuple[RowMapping, RowMapping],
     outcome: Outcome,
     effects: Effects,
     *,
@@ -60,13 +60,12 @@ def end(
     worker: str | None = None,
     host: str | None = None,
 ) -> None:
-    """End the current attempt of a job, whoever says so, and take the job and its plan on from there.
+    """End the current attempt of a job (`found` holds both), whoever says so, and take its plan on from there.
 
     A lost one's worker may come back: it is asked to end what it runs.
     """
-    found = attempts.get(db, attempt_id)
-    assert found is not None
     attempt, job = found
+    attempt_id = attempt["attempt_id"]
     settings = JobSettings.from_json(job["settings"])
     tries = Tries(job["failures"], job["transients"], job["losses"])
     judgement = judge(outcome, tries, settings.retry, random.random())  # noqa: S311 - jitter, no secret

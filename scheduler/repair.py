@@ -100,7 +100,7 @@ class Repair:
                         continue
                     log.warning("attempt lost: its worker was not heard of", attemptId=attempt_id)
                     outcome = Outcome(ExitReason.LOST, error=f"no announcement for {LOST_AFTER:.0f} s")
-                    end(db, attempt_id, outcome, effects, now=time.time())
+                    end(db, found, outcome, effects, now=time.time())
         for row in queued:
             if row["attempt_id"] in missing:
                 log.warning("queued attempt pushed again: Redis did not know it", attemptId=row["attempt_id"])

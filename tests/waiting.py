@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 10, what: str = "") -> T:
+def wait_until(condition: Callable[[], T], seconds: float = 10, what: str = "", *, every: float = 0.02) -> T:
     """Return the condition's first true value; fail after `seconds`, saying what was waited for."""
     deadline = time.monotonic() + seconds
     while True:
@@ -16,4 +16,4 @@ def wait_until(condition: Callable[[], T], seconds: float = 10, what: str = "") 
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or condition}; last value {value!r}")
-        time.sleep(0.02)  # the interval of the poll itself
+        time.sleep(every)  # the interval of the poll itself
