@@ -13,6 +13,10 @@ from dcm_processor.vocabulary import AttemptState, JobState
 _UNENDED = (JobState.WAITING, JobState.QUEUED, JobState.STARTED, JobState.RETRYING)
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 
+# Made once: whoever waits for a job's successor waits for these.
+_ATTEMPT = select(attempts).where(attempts.c.attempt_id == bindparam("attempt"))
+_JOB = select(jobs).where(jobs.c.job_id == bindparam("job"))
+
 
 def queue(db: Connection, rows: Sequence[RowMapping], *, now: float) -> list[str]:
     """Give each of the jobs its next attempt, queued; returns the attempts' ids in the order given."""
@@ -40,11 +44,10 @@ def queue(db: Connection, rows: Sequence[RowMapping], *, now: float) -> list[str
 
 def get(db: Connection, attempt_id: str) -> tuple[RowMapping, RowMapping] | None:
     """The attempt and its job; None where the ledger knows no such attempt."""
-    attempt = db.execute(select(attempts).where(attempts.c.attempt_id == attempt_id)).mappings().one_or_none()
+    attempt = db.execute(_ATTEMPT, {"attempt": attempt_id}).mappings().one_or_none()
     if attempt is None:
         return None
-    job = db.execute(select(jobs).where(jobs.c.job_id == attempt["job_id"])).mappings().one()
-    return attempt, job
+    return attempt, db.execute(_JOB, {"job": attempt["job_id"]}).mappings().one()
 
 
 def finished_among(db: Connection, attempt_ids: Sequence[str]) -> dict[str, RowMapping]:

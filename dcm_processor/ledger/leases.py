@@ -4,10 +4,12 @@ import os
 import socket
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from dcm_processor.errors import TransientError
 from dcm_processor.ledger.schema import leases
+
+_EPOCH = select(leases.c.epoch).where(leases.c.name == bindparam("of")).with_for_update(read=True)
 
 
 class LeaseLostError(TransientError):
@@ -54,10 +56,8 @@ def release(db: Connection, lease: Lease) -> None:
 
 
 def check(db: Connection, lease: Lease) -> None:
-    """Raise LeaseLostError unless `lease` is in force (PostgreSQL keeps it locked)."""
-    epoch = db.execute(
-        select(leases.c.epoch).where(leases.c.name == lease.name).with_for_update(read=True)
-    ).scalar_one_or_none()
+    """Raise LeaseLostError unless `lease` is in force (PostgreSQL keeps it locked until the transaction ends)."""
+    epoch = db.execute(_EPOCH, {"of": lease.name}).scalar_one_or_none()
     if epoch != lease.epoch:
         raise LeaseLostError(f"{lease.name}: epoch {lease.epoch} ended, {epoch} is in force")
 

@@ -3,13 +3,22 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, and_, bindparam, func, insert, select, update
 
 from dcm_processor import identity
 from dcm_processor.ledger.schema import attempts, jobs, plans, studies
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
 
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
+
+# Made once: whoever waits for a job's successor waits for these.
+_ACTIVE = select(plans).where(plans.c.study_id == bindparam("study"), plans.c.active)
+_JOBS_OF = select(jobs).where(jobs.c.plan_id == bindparam("plan")).order_by(jobs.c.position)
+_PREDECESSOR_RUNS = (
+    select(jobs.c.job_id)
+    .where(jobs.c.study_id == bindparam("study"), jobs.c.plan_id != bindparam("plan"), jobs.c.state == JobState.STARTED)
+    .limit(1)
+)
 
 
 def get(db: Connection, plan_id: str) -> RowMapping | None:
@@ -18,7 +27,7 @@ def get(db: Connection, plan_id: str) -> RowMapping | None:
 
 def active(db: Connection, study_id: str) -> RowMapping | None:
     """The study's active plan."""
-    return db.execute(select(plans).where(plans.c.study_id == study_id, plans.c.active)).mappings().one_or_none()
+    return db.execute(_ACTIVE, {"study": study_id}).mappings().one_or_none()
 
 
 def is_active(db: Connection, plan_id: str) -> bool:
@@ -99,7 +108,7 @@ def drop_attempts(db: Connection, ids: Sequence[str], state: JobState, reason: s
 
 def jobs_of(db: Connection, plan_id: str) -> Sequence[RowMapping]:
     """The plan's jobs in plan order."""
-    return db.execute(select(jobs).where(jobs.c.plan_id == plan_id).order_by(jobs.c.position)).mappings().all()
+    return db.execute(_JOBS_OF, {"plan": plan_id}).mappings().all()
 
 
 def jobs_by_id(db: Connection, study_id: str, job_ids: Collection[str]) -> Sequence[RowMapping]:
@@ -110,10 +119,7 @@ def jobs_by_id(db: Connection, study_id: str, job_ids: Collection[str]) -> Seque
 
 def predecessor_runs(db: Connection, study_id: str, plan_id: str) -> bool:
     """Whether a job of an earlier plan of the study still runs."""
-    query = select(jobs.c.job_id).where(
-        jobs.c.study_id == study_id, jobs.c.plan_id != plan_id, jobs.c.state == JobState.STARTED
-    )
-    return db.execute(query.limit(1)).first() is not None
+    return db.execute(_PREDECESSOR_RUNS, {"study": study_id, "plan": plan_id}).first() is not None
 
 
 def unended(db: Connection) -> Sequence[str]:
