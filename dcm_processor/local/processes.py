@@ -68,10 +68,18 @@ def end_marked(basedir: Path, *, patience: float) -> list[Process]:
 
 
 def _left_after(basedir: Path, seconds: float) -> list[Process]:
+    """What still runs after `seconds`, or nothing as soon as two looks found nothing.
+
+    (One is not enough: for a moment within execve(2) a process has no environment to read.)
+    """
     deadline = time.monotonic() + seconds
-    while (left := marked(basedir)) and time.monotonic() < deadline:
+    looks = 0
+    while True:
+        left = marked(basedir)
+        looks = 0 if left else looks + 1
+        if looks == 2 or (left and time.monotonic() > deadline):
+            return left
         time.sleep(_POLL)
-    return left
 
 
 def _signal(pid: int, basedir: Path, number: signal.Signals) -> None:

@@ -33,7 +33,8 @@ class Running:
     def start(self) -> None:
         environment = configuration.environment(self.settings, os.environ, self.supervisor.socket)
         self.supervisor.start(self.file, environment)
-        wait_until(lambda: all(p.pid for p in self.supervisor.status()), 10, "all programs run")
+        programs = len(self.supervisor.status())
+        wait_until(lambda: len(marked(self.settings.BASEDIR)) == programs + 1, 10, "all programs run")
 
     def status(self) -> dict[str, Status]:
         return {program.name: program for program in self.supervisor.status()}
