@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,9 @@ class Installation:
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Installation:
-    return Installation(tmp_path)
+def there(tmp_path: Path) -> Iterator[Installation]:
+    yield Installation(tmp_path)
+    service_tree.remove(tmp_path)  # what nobody may write to, pytest could not delete
 
 
 # -- install

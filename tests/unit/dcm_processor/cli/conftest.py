@@ -1,13 +1,14 @@
 """The command line on an empty installation."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from dcm_processor import service_tree
 from dcm_processor.cli import main
 
 
@@ -35,14 +36,15 @@ class Cli:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
     base = tmp_path / "base"
     monkeypatch.setenv("BASEDIR", str(base))
     monkeypatch.setenv("DCM_PROCESSOR_HOME", str(tmp_path))
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")  # nobody listens there
     for key in ("REGISTRY", "MODULES", "DATABASE_URL"):
         monkeypatch.delenv(key, raising=False)
-    return Cli(base)
+    yield Cli(base)
+    service_tree.remove(tmp_path)  # what nobody may write to, pytest could not delete
 
 
 @pytest.fixture
