@@ -34,9 +34,10 @@ def adopt(
     `wanted`: the job names of a rerun, which run again together with what depends on them; None: all of them.
     """
     assert planned.plan is not None
-    run = plans.next_run(db, planned.study_id, planned.revision)
+    earlier = plans.latest(db, planned.study_id)
+    run = plans.next_run(db, planned.study_id, planned.revision) if earlier is not None else 1
     plan_id = identity.plan_id(planned.study_id, planned.revision, run)
-    standing = _standing(db, planned, planned.plan, wanted)
+    standing = _standing(db, planned, planned.plan, wanted, earlier) if earlier is not None else {}
     rows = [_row(plan_id, planned.study_id, job, standing.get(job.key), now=now) for job in planned.plan.jobs]
     plan = {
         "plan_id": plan_id,
@@ -49,9 +50,8 @@ def adopt(
         "instances": planned.instances,
         "faults": list(faults) or None,
     }
-    studies.set_labels(db, planned.study_id, planned.headers)
     studies.remember_owners(db, planned.study_id, planned.owners)
-    _put(db, plan, rows, effects, now=now)
+    _put(db, plan, rows, effects, first=earlier is None, now=now)
     return plan_id
 
 
@@ -110,18 +110,23 @@ def rerun_jobs(
         "run": run,
         "reason": f"rerun of {', '.join(names)}",
     }
-    _put(db, plan, rows, effects, now=now)
+    _put(db, plan, rows, effects, first=False, now=now)
     return f"planned as {plan_id}"
 
 
-def _put(db: Connection, plan: dict[str, Any], rows: Sequence[dict[str, Any]], effects: Effects, *, now: float) -> None:
+def _put(
+    db: Connection, plan: dict[str, Any], rows: Sequence[dict[str, Any]], effects: Effects, *, first: bool, now: float
+) -> None:
     """Write the plan with what may run already queued and what never will already skipped."""
     study_id, plan_id = plan["study_id"], plan["plan_id"]
-    effects.unwanted.extend(plans.supersede(db, study_id, plan_id, now=now))
-    decision = decide(rows, blocked=plans.predecessor_runs(db, study_id, plan_id))
+    if not first:
+        effects.unwanted.extend(plans.supersede(db, study_id, plan_id, now=now))
+    decision = decide(rows, blocked=not first and plans.predecessor_runs(db, study_id, plan_id))
     apply(decision, rows, now=now)
     plans.add(db, {**plan, "ended_at": now if decision.ended else None}, rows, now=now)
-    studies.set_state(db, study_id, decision.study, reason=decision.reason, now=now)
+    studies.set_plan(
+        db, study_id, plan_id, headers=plan["headers"], state=decision.study, reason=decision.reason, now=now
+    )
     if decision.ready:
         effects.orders.append(orders_of(plan, rows, decision.ready))
 
@@ -166,12 +171,9 @@ def _row(plan_id: str, study_id: str, planned: PlannedJob, reused: RowMapping | 
 
 
 def _standing(
-    db: Connection, planned: Planned, plan: Plan, wanted: Collection[str] | None
+    db: Connection, planned: Planned, plan: Plan, wanted: Collection[str] | None, earlier: RowMapping
 ) -> Mapping[JobKey, RowMapping]:
-    """Which jobs need not run because an earlier plan's result stands for them."""
-    earlier = plans.latest(db, planned.study_id)
-    if earlier is None:
-        return {}
+    """Which jobs need not run because what they became in the `earlier` plan stands."""
     ended = {
         JobKey(job["job_name"], job["series_id"]): job
         for job in plans.jobs_of(db, earlier["plan_id"])

@@ -6,12 +6,19 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, and_, bindparam, func, insert, select, update
 
 from dcm_processor import identity
-from dcm_processor.ledger.schema import attempts, jobs, plans, studies
+from dcm_processor.ledger.schema import attempts, jobs, plans
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
 
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 
 # Made once: whoever waits for a job's successor waits for these.
+_ADD, _ADD_JOBS, _ADD_ATTEMPTS = insert(plans), insert(jobs), insert(attempts)
+_LATEST = (
+    select(plans)
+    .where(plans.c.study_id == bindparam("study"))
+    .order_by(plans.c.created_at.desc(), plans.c.run.desc())
+    .limit(1)
+)
 _ACTIVE = select(plans).where(plans.c.study_id == bindparam("study"), plans.c.active)
 _JOBS_OF = select(jobs).where(jobs.c.plan_id == bindparam("plan")).order_by(jobs.c.position)
 _PREDECESSOR_RUNS = (
@@ -34,12 +41,9 @@ def is_active(db: Connection, plan_id: str) -> bool:
     return bool(db.execute(select(plans.c.active).where(plans.c.plan_id == plan_id)).scalar_one_or_none())
 
 
-def latest(db: Connection, study_id: str, revision: str | None = None) -> RowMapping | None:
-    """The newest plan of a study (of one revision, where named)."""
-    query = select(plans).where(plans.c.study_id == study_id)
-    if revision is not None:
-        query = query.where(plans.c.revision == revision)
-    return db.execute(query.order_by(plans.c.created_at.desc(), plans.c.run.desc()).limit(1)).mappings().one_or_none()
+def latest(db: Connection, study_id: str) -> RowMapping | None:
+    """The newest plan of a study."""
+    return db.execute(_LATEST, {"study": study_id}).mappings().one_or_none()
 
 
 def next_run(db: Connection, study_id: str, revision: str) -> int:
@@ -65,45 +69,42 @@ def supersede(db: Connection, study_id: str, plan_id: str, *, now: float) -> lis
 
 
 def add(db: Connection, plan: Mapping[str, Any], job_rows: Sequence[Mapping[str, Any]], *, now: float) -> None:
-    """Make a plan the active one of its study (see `supersede`); jobs that are queued get their first attempt."""
-    db.execute(insert(plans).values(**plan, created_at=now, active=True))
-    if job_rows:
-        db.execute(insert(jobs), [dict(row) for row in job_rows])
-    queued = [row for row in job_rows if row["state"] == JobState.QUEUED]
+    """Write a plan (see `supersede`, and `studies.set_plan`); jobs that are queued get their first attempt."""
+    db.execute(_ADD, {**plan, "created_at": now, "active": True})
+    used = [column.key for column in jobs.c if any(row[column.key] is not None for row in job_rows)]
+    if job_rows:  # all rows alike, and no column that nobody fills
+        db.execute(_ADD_JOBS, [{key: row[key] for key in used} for row in job_rows])
+    queued = [
+        {
+            "attempt_id": identity.attempt_id(row["job_id"], row["attempt"]),
+            "job_id": row["job_id"],
+            "attempt": row["attempt"],
+            "state": AttemptState.QUEUED,
+            "queued_at": now,
+        }
+        for row in job_rows
+        if row["state"] == JobState.QUEUED
+    ]
     if queued:
-        db.execute(
-            insert(attempts),
-            [
-                {
-                    "attempt_id": identity.attempt_id(row["job_id"], row["attempt"]),
-                    "job_id": row["job_id"],
-                    "attempt": row["attempt"],
-                    "state": AttemptState.QUEUED,
-                    "queued_at": now,
-                }
-                for row in queued
-            ],
-        )
-    db.execute(
-        update(studies)
-        .where(studies.c.study_id == plan["study_id"])
-        .values(active_plan_id=plan["plan_id"], changed_at=now)
-    )
+        db.execute(_ADD_ATTEMPTS, queued)
 
 
 def drop_attempts(db: Connection, ids: Sequence[str], state: JobState, reason: str, *, now: float) -> list[str]:
     """End jobs that have not started in `state`; returns their queued attempts."""
-    if not ids:
-        return []
-    queued = and_(attempts.c.job_id.in_(ids), attempts.c.state == AttemptState.QUEUED)
-    unwanted = db.execute(select(attempts.c.attempt_id).where(queued)).scalars().all()
-    db.execute(
-        update(attempts)
-        .where(queued)
-        .values(state=AttemptState.CANCELLED, ended_at=now, exit_reason=ExitReason.CANCELLED, error=reason)
-    )
-    db.execute(update(jobs).where(jobs.c.job_id.in_(ids)).values(state=state, reason=reason, ended_at=now, due_at=None))
-    return list(unwanted)
+    unwanted: list[str] = []
+    for start in range(0, len(ids), 1000):  # a database takes so many parameters, not any number
+        some = ids[start : start + 1000]
+        queued = and_(attempts.c.job_id.in_(some), attempts.c.state == AttemptState.QUEUED)
+        unwanted += db.execute(select(attempts.c.attempt_id).where(queued)).scalars()
+        db.execute(
+            update(attempts)
+            .where(queued)
+            .values(state=AttemptState.CANCELLED, ended_at=now, exit_reason=ExitReason.CANCELLED, error=reason)
+        )
+        db.execute(
+            update(jobs).where(jobs.c.job_id.in_(some)).values(state=state, reason=reason, ended_at=now, due_at=None)
+        )
+    return unwanted
 
 
 def jobs_of(db: Connection, plan_id: str) -> Sequence[RowMapping]:

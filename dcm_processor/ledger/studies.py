@@ -36,8 +36,17 @@ def overdue(db: Connection, *, now: float, limit: int = 200) -> Sequence[str]:
     return db.execute(query).scalars().all()
 
 
-def set_labels(db: Connection, study_id: str, headers: Mapping[str, Any]) -> None:
-    """What pages show and search beside the ids: dates, modalities and description, never the patient."""
+def set_plan(
+    db: Connection,
+    study_id: str,
+    plan_id: str,
+    *,
+    headers: Mapping[str, Any],
+    state: StudyState,
+    reason: str | None,
+    now: float,
+) -> None:
+    """Make a plan the study's active one, with what pages show and search of the study, never of the patient."""
     modalities = sorted({str(entry["Modality"]) for entry in headers.get("series", []) if entry.get("Modality")})
 
     def text(keyword: str, length: int) -> str | None:
@@ -48,6 +57,10 @@ def set_labels(db: Connection, study_id: str, headers: Mapping[str, Any]) -> Non
         update(studies)
         .where(studies.c.study_id == study_id)
         .values(
+            active_plan_id=plan_id,
+            state=state,
+            reason=reason,
+            changed_at=now,
             study_instance_uid=text("StudyInstanceUID", 64),
             study_date=text("StudyDate", 16),
             modalities="\\".join(modalities)[:64] or None,

@@ -70,6 +70,7 @@ def add_plan(ledger: Ledger, run: int, names: list[str], now: float = 100.0) -> 
         rows = [job_row(plan_id, name, position, created_at=now) for position, name in enumerate(names)]
         unwanted = plans.supersede(db, STUDY, plan_id, now=now)
         plans.add(db, plan, rows, now=now)
+        studies.set_plan(db, STUDY, plan_id, headers={}, state=StudyState.RUNNING, reason=None, now=now)
         return plan_id, unwanted
 
 
@@ -224,7 +225,7 @@ def test_lists_are_paged_newest_first_and_searched(ledger: Ledger) -> None:
             "StudyDate": "20260102",
             "series": [{"Modality": "MR"}, {"Modality": "CT"}],
         }
-        studies.set_labels(db, "study-3", headers)
+        studies.set_plan(db, "study-3", "plan", headers=headers, state=StudyState.FINISHED, reason=None, now=1.0)
     first = ledger.studies(limit=2)
     assert [item["studyId"] for item in first.items] == ["study-4", "study-3"]
     second = ledger.studies(limit=2, cursor=first.next_cursor)
