@@ -26,7 +26,7 @@ IDLE_TICK = 0.5
 RESEND_SECONDS = 20.0
 """An outcome not acknowledged for so long is sent again: well before its attempt counts as lost."""
 KEEP_SECONDS = 24 * 3600.0
-"""What nobody acknowledges goes after so long."""
+"""A log that nobody takes goes after so long; an outcome never does."""
 _REWIND_SECONDS = 15.0
 _CHUNKS_A_TURN = 16
 _BACKLOG = 64  # reports: with the scheduler away, sending more of the same helps nobody
@@ -129,6 +129,8 @@ class Shipment:
         self._transport = transport
         self._sent: int | None = None  # bytes of log sent; None: not known what the scheduler has
         self._received = 0
+        self._ended_at: float | None = None
+        self._size = 0  # bytes of log
         self._moved_at = time.monotonic()  # when the scheduler last had more of the log
         self._look_at = 0.0
         self._pause = TICK
@@ -164,27 +166,28 @@ class Shipment:
 
         Raises TransportUnavailableError.
         """
-        ended_at = self._folder.ended_at()
-        size = self._log_size()
-        self._ship_log(size)
-        if ended_at is not None:
-            self._ship_outcome(ended_at)
+        if self._ended_at is None:
+            self._ended_at = self._folder.ended_at()
+            self._size = self._log_size()  # after it ended, its log is whole
+        self._ship_log()
+        if self._ended_at is not None:
+            self._ship_outcome(self._ended_at)
         now = time.monotonic()
         if now < self._look_at:
             return False
         self._look_at = now + self._pause
         self._pause = min(self._pause * 1.5, 5.0)
-        return self._look(ended_at, size)
+        return self._look()
 
     def _log_size(self) -> int:
         with contextlib.suppress(OSError):
             return self._folder.log.stat().st_size
         return 0
 
-    def _ship_log(self, size: int) -> None:
+    def _ship_log(self) -> None:
         if self._sent is None:
             self._received = self._sent = self._transport.log_received(self.attempt_id)
-        if self._sent >= size:
+        if self._sent >= self._size:
             return
         with contextlib.suppress(FileNotFoundError), self._folder.log.open("rb") as file:
             file.seek(self._sent)
@@ -208,7 +211,7 @@ class Shipment:
         if report is not None and self._transport.backlog(REPORTS) < _BACKLOG:
             self._transport.report(report)
 
-    def _look(self, ended_at: float | None, size: int) -> bool:
+    def _look(self) -> bool:
         """See what has arrived; remove the folder where all of it has, or nobody wants it."""
         received = self._transport.log_received(self.attempt_id)
         if received != self._received:
@@ -217,15 +220,16 @@ class Shipment:
         waited = time.monotonic() - self._moved_at
         if received < sent and waited > _REWIND_SECONDS and self._transport.backlog(LOGS) == 0:
             self._sent = received  # it was in Redis, and is no more
-        if ended_at is None and self._folder.alive():
+        if self._ended_at is None and self._folder.alive():
             return False
-        arrived = received >= size and self._transport.acknowledged(self.attempt_id)
-        if not arrived and time.time() - (ended_at or self._age()) < KEEP_SECONDS:
-            return False
-        if not arrived:
-            log.warning("gave up an attempt that nobody has asked for", attemptId=self.attempt_id)
-        self._folder.remove()
-        return True
+        acknowledged = self._transport.acknowledged(self.attempt_id)
+        if self._ended_at is not None and not acknowledged:
+            return False  # however long the scheduler is away
+        if not acknowledged or received < self._size:
+            if time.time() - (self._ended_at or self._age()) < KEEP_SECONDS:
+                return False
+            log.warning("gave up what nobody has asked for: an attempt's log", attemptId=self.attempt_id)
+        return self._folder.remove()
 
     def _age(self) -> float:
         """When anything last happened in a folder without an outcome."""

@@ -29,7 +29,7 @@ from worker.contained import Command, Contained, End
 from worker.context import CONTEXT, Context, StoppedError
 from worker.environments import Environments
 from worker.modules import module_folder
-from worker.spool import AttemptBusyError, AttemptFolder, SpoolError
+from worker.spool import AttemptBusyError, AttemptEndedError, AttemptFolder, SpoolError
 from worker.verdict import error_class, outcome_of, outcome_of_error
 
 log = structlog.get_logger()
@@ -103,6 +103,11 @@ class _Attempt:
                 outcome = self._work(folder)
             except AttemptBusyError:
                 log.warning("another process of this host runs this attempt", attemptId=self._order.attemptId)
+                return None
+            except AttemptEndedError as ended:
+                log.warning("this attempt has run; sending its outcome again", attemptId=self._order.attemptId)
+                with suppress(TransportUnavailableError):
+                    self._transport.report(ended.report)
                 return None
             except StoppedError as stopped:
                 self._commands.close()

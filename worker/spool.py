@@ -38,6 +38,14 @@ class AttemptBusyError(TransientError):
     """Another process of this host still runs the attempt."""
 
 
+class AttemptEndedError(TransientError):
+    """The attempt has run here; `report`, its outcome, waits to be acknowledged."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(f"attempt {report.attemptId} has already run on this host")
+        self.report = report
+
+
 class AttemptFolder:
     """One attempt's folder of the spool."""
 
@@ -54,19 +62,23 @@ class AttemptFolder:
 
     @classmethod
     def create(cls, spool: Path, report: Report) -> Self:
-        """A new, locked folder for an attempt that was claimed.
+        """A locked folder for an attempt that was claimed.
 
-        Raises SpoolError where it cannot be made, AttemptBusyError where somebody runs the attempt.
+        Redis emptied, an attempt may be claimed twice. Raises AttemptBusyError where somebody still runs it,
+        AttemptEndedError where somebody has; a log that a dead one left is gone on with. Raises SpoolError where the
+        disk takes nothing.
         """
         self = cls(spool, report.attemptId)
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in (self.log, self._outcome):  # of a run before this one, should Redis have been emptied
-                left.unlink(missing_ok=True)
+            if (ended := self.outcome()) is not None:
+                os.close(self._lock)
+                raise AttemptEndedError(ended)
+            self._outcome.unlink(missing_ok=True)
             self.clear_scratch()
-            (self.scratch / "tmp").mkdir(parents=True)
+            (self.scratch / "tmp").mkdir(parents=True, exist_ok=True)
             self._report.write_text(json.dumps(asdict(report)), encoding="utf-8")
         except BlockingIOError:
             raise AttemptBusyError(f"attempt {report.attemptId} runs in another process of this host") from None
@@ -156,10 +168,13 @@ class AttemptFolder:
                 os.close(fd)
         return False
 
-    def remove(self) -> None:
-        """Remove the folder and all that is in it."""
+    def remove(self) -> bool:
+        """Remove the folder and all that is in it, unless somebody runs the attempt."""
+        if self.alive():
+            return False
         self.clear_scratch()
         shutil.rmtree(self.path, ignore_errors=True)
+        return True
 
 
 def _read_report(path: Path) -> Report | None:

@@ -41,7 +41,7 @@ FUNCTION = "worker.run.run_attempt"
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _POP_SECONDS = 1  # a worker told to stop notices between two pops, and so never loses a popped attempt
 _BEAT_SECONDS = 5.0
-_HORSE_PATIENCE = 20.0  # seconds for a horse to hand back, then it is killed
+_HORSE_PATIENCE = 12.0  # seconds for a horse to hand back, then it is killed
 _REAPER_PATIENCE = 15.0
 
 

@@ -54,9 +54,7 @@ class Stand:
         self.settings = Settings(
             BASEDIR=base, REDIS_URL=valkey.url, ORTHANC_REST_URL="http://127.0.0.1:9", ORTHANC_REST_PASSWORD="x"
         )
-        copies = base / "data" / "dicom" / ".copies"
-        copies.mkdir(parents=True)  # as if the study's files, none, had been fetched: no Orthanc is needed
-        (copies / f"{STUDY}.json").write_text(json.dumps({"planId": "plan-1", "files": {}}))
+        (base / "data").mkdir()
         self.transport = Transport(valkey.url)
         self.workers: list[subprocess.Popen[bytes]] = []
 
@@ -86,7 +84,7 @@ class Stand:
         headers = {"patientId": "p", "studyId": STUDY, "seriesIds": [], "series": []}
         fields: dict[str, Any] = {
             "planId": "plan-1", "studyId": STUDY, "headers": headers, "selected": ["Modality"],
-            "instances": {SERIES: []},
+            "instances": {SERIES: []},  # none: no Orthanc is needed
         }  # fmt: skip
         return PlanOrder(**(fields | values))
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 
 from rq import Callback, Queue
@@ -9,7 +10,7 @@ from rq.serializers import JSONSerializer
 
 from dcm_processor.transport import ANNOUNCED, PREFIX
 from dcm_processor.vocabulary import ExitReason
-from tests.integration.worker.conftest import Stand, gone, horse_of
+from tests.integration.worker.conftest import SERIES, Stand, gone, horse_of
 from tests.integration.worker.test_ends import DAEMONS, daemons
 from tests.servers import ValkeyServer
 from tests.waiting import wait_until
@@ -115,6 +116,19 @@ def test_cancel_ends_the_build_of_an_environment(stand: Stand) -> None:
     assert list(outcome.phases) == ["module", "environment"]
 
 
+def test_cancel_ends_a_fetch_from_an_orthanc_that_hangs(stand: Stand) -> None:
+    stand.service("def work(**kwargs):\n    pass\n")
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        stand.start(ORTHANC_REST_URL=f"http://127.0.0.1:{hanging.getsockname()[1]}")
+        stand.enqueue(plan=stand.plan(instances={SERIES: [SERIES]}))
+        connection, _ = hanging.accept()
+        stand.transport.request_cancel(["job-1"])
+        outcome = stand.outcome(seconds=10)
+        connection.close()
+    assert outcome.exitReason is ExitReason.CANCELLED
+    assert list(outcome.phases)[-1] == "fetch"
+
+
 def test_a_worker_told_to_stop_hands_its_attempt_back(stand: Stand) -> None:
     """After the grace, uncounted; nothing new is started; exit status 0."""
     stand.service(DAEMONS)
@@ -215,6 +229,19 @@ def test_an_outcome_survives_redis_being_away_at_the_end(stand: Stand, own_valke
     wait_until(lambda: stand.spooled().joinpath("outcome.json").exists(), 15, "the outcome is spooled")
     own_valkey.start()
     assert stand.outcome(seconds=15).exitReason is ExitReason.DONE
+
+
+def test_an_attempt_that_comes_again_after_redis_was_emptied_runs_once(stand: Stand) -> None:
+    """Its outcome was spooled, but never taken: it is sent again instead."""
+    stand.service("def work(output_dir, **kwargs):\n    open(output_dir + '/../runs', 'a').write('x')\n")
+    stand.start()
+    stand.enqueue()
+    first = stand.outcome()
+    stand.transport.redis.flushall()
+    stand.enqueue()
+    assert stand.outcome() == first
+    stand.logged("this attempt has run; sending its outcome again")
+    assert (stand.base / "data" / "attempts" / "runs").read_text() == "x"
 
 
 def test_only_attempts_are_run(stand: Stand) -> None:

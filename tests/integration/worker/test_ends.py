@@ -7,7 +7,7 @@ import pytest
 
 from dcm_processor.outcome import Outcome
 from dcm_processor.vocabulary import ExitReason
-from tests.integration.worker.conftest import DIGEST, Stand, gone
+from tests.integration.worker.conftest import DIGEST, SERIES, Stand, gone
 from tests.waiting import wait_until
 
 ENDS = """
@@ -315,6 +315,16 @@ def test_code_that_is_not_there(stand: Stand) -> None:
     assert f"version {DIGEST} of service svc" in (outcome.error or "")
 
 
+def test_an_orthanc_that_does_not_answer(stand: Stand) -> None:
+    stand.service("def work(**kwargs):\n    pass\n")
+    stand.start()
+    stand.enqueue(plan=stand.plan(instances={SERIES: [SERIES]}))
+    outcome = stand.outcome()
+    assert outcome.exitReason is ExitReason.FETCH
+    assert outcome.errorClass == "OrthancUnavailableError"
+    assert list(outcome.phases) == ["module", "environment", "fetch"]
+
+
 def test_an_output_folder_that_cannot_be_made(stand: Stand) -> None:
     """DATA is no folder: the record says so, and the attempt counts as one to try again."""
     stand.service("def work(**kwargs):\n    pass\n")
@@ -371,4 +381,29 @@ def test_a_full_disk(stand: Stand, place: str) -> None:
         assert worker.poll() is None
     finally:
         stand.close()
-        os.system(f"umount {small}")
+        os.system(f"umount -l {small}")
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+def test_what_forks_all_the_time_is_caught(stand: Stand, own_session: bool) -> None:
+    """A process whose every life lasts a millisecond, and that leaves a child each time, alone or in sessions."""
+    stand.service(
+        """
+        import os, time
+        def work(output_dir, params, **kwargs):
+            for _ in range(3):
+                if os.fork() == 0:
+                    while True:
+                        if params["own_session"]:
+                            os.setsid()
+                        if os.fork():
+                            os._exit(0)
+            time.sleep(600)
+        """
+    )
+    stand.start()
+    stand.enqueue(timeout=0.5, params={"own_session": own_session})
+    outcome = stand.outcome(seconds=40)
+    assert outcome.exitReason is ExitReason.TIMEOUT
+    assert "survivors" not in outcome.details
+    assert [command for command in stand.processes().values() if "runner.py" in command] == []

@@ -162,4 +162,4 @@ def test_a_full_disk_may_have_room_later(tmp_path: Path, site: Settings, require
         with pytest.raises((EnvironmentUnavailableError, OSError), match=r"[Nn]o space|cannot be written"):
             Environments(site, environ()).provide(requirements, "v1")
     finally:
-        os.system(f"umount {envs}")
+        os.system(f"umount -l {envs}")

@@ -152,6 +152,17 @@ def test_what_a_dead_horse_left_goes_after_a_day(tmp_path: Path, shipper: Outbox
     stepped_until(shipper, lambda: not folder.path.exists(), 10)
 
 
+def test_an_outcome_outlasts_any_absence_of_the_scheduler(
+    tmp_path: Path, shipper: Outbox, transport: Transport
+) -> None:
+    folder = attempt(tmp_path)
+    long_ago = time.time() - 30 * outbox.KEEP_SECONDS
+    for path in [*folder.path.iterdir(), folder.path]:
+        os.utime(path, (long_ago, long_ago))
+    stepped_until(shipper, lambda: reports(transport) == 2)
+    assert folder.outcome() is not None
+
+
 def test_what_is_no_attempt_of_ours_stops_nothing(tmp_path: Path, shipper: Outbox, transport: Transport) -> None:
     (tmp_path / "a file").write_text("x")
     (tmp_path / "empty").mkdir()

@@ -8,7 +8,7 @@ import pytest
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Report
 from dcm_processor.vocabulary import ExitReason
-from worker.spool import AttemptBusyError, AttemptFolder, SpoolError
+from worker.spool import AttemptBusyError, AttemptEndedError, AttemptFolder, SpoolError
 
 REPORT = Report("started", "job-1", "claim", "worker", "host")
 
@@ -54,21 +54,32 @@ def test_it_lives_as_long_as_somebody_holds_its_lock(tmp_path: Path) -> None:
     assert not folder.alive()
 
 
-def test_a_second_run_of_an_attempt_finds_nothing_of_the_first(tmp_path: Path) -> None:
-    """Redis emptied: the same attempt may come again."""
+def test_an_attempt_that_has_run_does_not_run_again(tmp_path: Path) -> None:
+    """Redis emptied before the outcome was taken: the same attempt comes again, and what is known is sent."""
     first = AttemptFolder.create(tmp_path, REPORT)
-    first.log.write_text("old")
     first.keep(REPORT, Outcome(ExitReason.DONE))
+    os.close(first.lock)
+    with pytest.raises(AttemptEndedError) as caught:
+        AttemptFolder.create(tmp_path, REPORT)
+    assert caught.value.report == first.outcome()
+    assert not first.alive()
+
+
+def test_an_attempt_whose_horse_died_may_run_again(tmp_path: Path) -> None:
+    """Redis emptied before anybody knew that it had started: nothing of the first run is met but its log."""
+    first = AttemptFolder.create(tmp_path, REPORT)
+    first.log.write_text("first\n")
+    first.prepare()
     tmpdir = first.tmpdir()
     (tmpdir / "old").write_text("x")
     os.close(first.lock)
     second = AttemptFolder.create(tmp_path, REPORT)
-    assert not second.log.exists()
-    assert second.outcome() is None
+    assert second.log.read_text() == "first\n"
     assert not tmpdir.is_symlink()
     assert not list(second.tmpdir().iterdir())
-    second.remove()
+    assert not second.remove()  # somebody runs it
     os.close(second.lock)
+    assert second.remove()
     assert not second.path.exists()
 
 
