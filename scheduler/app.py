@@ -50,7 +50,7 @@ def create_app(
         settings.redis_url,
         socket_timeout=REDIS_PATIENCE,
         socket_connect_timeout=REDIS_PATIENCE,
-        retry=Retry(NoBackoff(), 1),
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     )
     app = Flask("scheduler", static_folder=None)
     app.extensions[EXTENSION] = Parts(

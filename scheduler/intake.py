@@ -11,7 +11,7 @@ from dcm_processor.vocabulary import EventKind
 from scheduler.api.models import Accepted
 from scheduler.api.operation import operation
 from scheduler.auth import Right
-from scheduler.parts import parts
+from scheduler.parts import record_and_wake
 
 STUDY_ID = r"^[0-9a-f]{8}(-[0-9a-f]{8}){4}$"
 """Orthanc's identifiers: five groups of eight hexadecimal digits (Orthanc Book, "Orthanc identifiers")."""
@@ -41,6 +41,4 @@ class StableStudy(BaseModel):
 )
 def stable_study(body: StableStudy) -> Accepted:
     """Orthanc's OnStableStudy hook. 202 says that the ledger has it on its disk, Redis or not; 503 that it has not."""
-    event_id = parts().recorder.record(EventKind.STABLE, body.study_id)
-    parts().waker.wake("stable")
-    return Accepted(study_id=body.study_id, event_id=event_id)
+    return Accepted(study_id=body.study_id, event_id=record_and_wake(EventKind.STABLE, body.study_id))

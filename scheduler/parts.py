@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
-from flask import current_app
+from flask import Response, after_this_request, current_app
 
 from dcm_processor.ledger import Ledger
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
+from dcm_processor.vocabulary import EventKind
 from scheduler.auth import Tokens
 from scheduler.readiness import Readiness
 from scheduler.recorder import Recorder
@@ -42,3 +43,18 @@ class Parts:
 def parts() -> Parts:
     """The parts of the app that serves the current request."""
     return cast("Parts", current_app.extensions[EXTENSION])
+
+
+def record_and_wake(kind: EventKind, study_id: str, payload: Mapping[str, Any] | None = None) -> int:
+    """Put an event into the ledger, and wake the controller once the current request has its answer.
+
+    Raises LedgerUnavailableError where the ledger does not have it.
+    """
+    event_id, waker = parts().recorder.record(kind, study_id, payload), parts().waker
+
+    @after_this_request
+    def wake(response: Response) -> Response:
+        response.call_on_close(lambda: waker.wake(kind))  # not sooner: it would only be in the answer's way
+        return response
+
+    return event_id

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import redis
@@ -10,6 +11,8 @@ import structlog
 from dcm_processor.errors import DcmProcessorError
 
 OK = "ok"
+PATIENCE = 1.5
+"""Seconds for the ledger's answer: a database that hangs says nothing."""
 
 _log = structlog.get_logger(__name__)
 
@@ -28,6 +31,7 @@ class Readiness:
         self._ledger = ledger
         self._redis = redis
         self._seconds = seconds
+        self._looker = ThreadPoolExecutor(1, thread_name_prefix="readiness")
         self._lock = threading.Lock()
         self._looked_at: float | None = None
         self._checks: dict[str, str] = {}
@@ -41,10 +45,12 @@ class Readiness:
             return self._checks
 
     def _check_ledger(self) -> str:
+        look = self._looker.submit(self._ledger.check)
         try:
-            self._ledger.check()
-        except DcmProcessorError as error:
-            _log.warning("the ledger is not ready", reason=str(error))
+            look.result(PATIENCE)
+        except (DcmProcessorError, TimeoutError) as error:
+            look.cancel()
+            _log.warning("the ledger is not ready", reason=str(error) or f"no answer within {PATIENCE} s")
             return "cannot be written"
         return OK
 

@@ -1,8 +1,8 @@
-"""Putting events into the ledger for requests that wait for it."""
+"""Putting events into the ledger for requests that wait for it, and not for ever."""
 
-import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from dcm_processor.errors import LedgerUnavailableError
@@ -17,37 +17,47 @@ class CanRecord(Protocol):
 
 
 class Recorder:
-    """Records events one after the other, and for a second refuses at once what has just failed.
+    """Records events one after the other, in a thread of its own, and for a second refuses what has just failed.
 
-    The threads of one process take turns here: at SQLite's lock they would race, and now and then one would lose for as
-    long as it has patience. And when the ledger is stuck, those that wait behind the first get their answer with it,
-    instead of each waiting in vain for its own time.
+    One after the other, since threads that race for SQLite's lock now and then lose for as long as they have patience.
+    In a thread of its own, so that a request can be answered while a disk or a database hangs. And when the ledger is
+    stuck, those that wait behind the first get their answer with it, instead of each waiting in vain for its own time.
     """
 
-    def __init__(self, ledger: CanRecord, *, patience: float = 0.9, pause: float = 1.0) -> None:
-        """`patience`: seconds to wait for one's turn; `pause`: seconds of refusing after a failure."""
+    def __init__(self, ledger: CanRecord, *, patience: float = 1.7, pause: float = 1.0) -> None:
+        """`patience`: seconds a caller waits; `pause`: seconds of refusing after a failure."""
         self._ledger = ledger
         self._patience = patience
         self._pause = pause
-        self._turn = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._failed_at: float | None = None
 
     def record(self, kind: EventKind, study_id: str, payload: Mapping[str, Any] | None = None) -> int:
         """The event's id, once it is on the ledger's disk.
 
-        Raises LedgerUnavailableError: it is not.
+        Raises LedgerUnavailableError where it is not, or not yet: what hung may come through later, which is harmless,
+        since whatever an event asks for is done once, however often it is asked for.
         """
-        if not self._turn.acquire(timeout=self._patience):
-            raise LedgerUnavailableError("the ledger takes writes too slowly; try again in a few seconds")
+        self._refuse_what_just_failed()
+        written = self._writer.submit(self._write, kind, study_id, payload)
         try:
-            if self._failed_at is not None and time.monotonic() - self._failed_at < self._pause:
-                raise LedgerUnavailableError("the ledger has just not taken a write; try again in a second")
-            try:
-                event_id = self._ledger.record_event(kind, study_id, payload)
-            except LedgerUnavailableError:
-                self._failed_at = time.monotonic()
-                raise
-            self._failed_at = None
-            return event_id
-        finally:
-            self._turn.release()
+            return written.result(self._patience)
+        except TimeoutError:
+            written.cancel()
+            self._failed_at = time.monotonic()
+            raise LedgerUnavailableError("the ledger takes no write in time; try again in a few seconds") from None
+
+    def _write(self, kind: EventKind, study_id: str, payload: Mapping[str, Any] | None) -> int:
+        self._refuse_what_just_failed()
+        try:
+            event_id = self._ledger.record_event(kind, study_id, payload)
+        except LedgerUnavailableError:
+            self._failed_at = time.monotonic()
+            raise
+        self._failed_at = None
+        return event_id
+
+    def _refuse_what_just_failed(self) -> None:
+        failed_at = self._failed_at
+        if failed_at is not None and time.monotonic() - failed_at < self._pause:
+            raise LedgerUnavailableError("the ledger has just not taken a write; try again in a second")

@@ -38,12 +38,15 @@ def make_engine(url: str, *, busy_timeout: float) -> Engine:
             if not parsed.database or parsed.database == ":memory:":
                 raise LedgerError("DATABASE_URL must name a file: a ledger in memory would be lost")
             _refuse_network_file_system(Path(parsed.database).absolute())
-            engine = create_engine(parsed, connect_args={"timeout": busy_timeout, "check_same_thread": False})
+            engine = create_engine(
+                parsed, hide_parameters=True,  # they hold elements' values, and an error's text goes into the log
+                connect_args={"timeout": busy_timeout, "check_same_thread": False},
+            )  # fmt: skip
             event.listen(engine, "connect", _set_up_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
         return create_engine(
-            parsed, pool_pre_ping=True, pool_timeout=busy_timeout,
+            parsed, hide_parameters=True, pool_pre_ping=True, pool_timeout=busy_timeout,
             connect_args={"connect_timeout": max(2, int(busy_timeout)), "application_name": "dcm-processor"},
         )  # fmt: skip
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:

@@ -14,7 +14,7 @@ from scheduler.api.lists import Asked, Cursor, Limit, bad_cursor
 from scheduler.api.models import AcceptedJobs, BulkAccepted, Job, JobPage, RefusedJob
 from scheduler.api.operation import operation
 from scheduler.joblog import read_log
-from scheduler.parts import parts
+from scheduler.parts import parts, record_and_wake
 
 jobs = Blueprint("jobs", __name__)
 
@@ -164,6 +164,5 @@ def _why_no_rerun(job: dict[str, Any], newest_plan: str) -> str | None:
 
 
 def _record(kind: EventKind, study_id: str, job_ids: list[str]) -> AcceptedJobs:
-    event_id = parts().recorder.record(kind, study_id, {"jobIds": job_ids})
-    parts().waker.wake(kind)
+    event_id = record_and_wake(kind, study_id, {"jobIds": job_ids})
     return AcceptedJobs(study_id=study_id, event_id=event_id, job_ids=job_ids)

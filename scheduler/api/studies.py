@@ -16,7 +16,7 @@ from scheduler.api.lists import Asked, Cursor, Limit, bad_cursor
 from scheduler.api.models import Accepted, Explained, Study, StudyPage
 from scheduler.api.operation import operation
 from scheduler.intake import STUDY_ID
-from scheduler.parts import parts
+from scheduler.parts import parts, record_and_wake
 from scheduler.problems import Fault, InvalidRequestError
 
 studies = Blueprint("studies", __name__)
@@ -119,9 +119,7 @@ def rerun_study(study_id: str, body: Rerun) -> Accepted:
     if body.jobs is not None:
         _check_names(body.jobs, study)
         payload = {"jobs": list(dict.fromkeys(body.jobs))}
-    event_id = parts().recorder.record(EventKind.RERUN, study_id, payload)
-    parts().waker.wake("rerun")
-    return Accepted(study_id=study_id, event_id=event_id)
+    return Accepted(study_id=study_id, event_id=record_and_wake(EventKind.RERUN, study_id, payload))
 
 
 def known_study(study_id: str) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class Api:
 
     def call(self, method: str, path: str, *, token: str | None = "scheduler_token", **more: Any) -> TestResponse:
         headers = {**(bearer(token) if token else {}), **more.pop("headers", {})}
-        response = self._client.open(path, method=method, headers=headers, **more)
+        response = self._client.open(path, method=method, headers=headers, buffered=True, **more)
         self.check(response)
         return response
 

@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 import requests
 
 from dcm_processor.transport import WAKE
 from tests.integration.scheduler.api.stand import Api, GunicornServer, Installation, bearer, study_id
-from tests.servers import ValkeyServer
+from tests.servers import PostgresServer, ValkeyServer
 from tests.waiting import wait_until
 
 STUDY = study_id(1)
@@ -164,6 +166,33 @@ def test_hooks_are_refused_within_two_seconds_while_the_ledger_takes_no_write(se
     assert answers[0][2].headers["Retry-After"]
     assert server.installation.events(*map(study_id, range(100, 140))) == []
     wait_until(lambda: server.hook(50).status_code == 202, 3, "hooks are taken again")
+
+
+def test_a_database_that_hangs_keeps_no_hook_for_two_seconds(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    """Nothing in a database that is stopped, or behind a cut line, can end the wait: the scheduler has to."""
+    with Installation(tmp_path, DATABASE_URL=postgres_server.database()) as installation:
+        api = installation.api()
+        assert api.post("/stable-study", json={"studyId": STUDY}).status_code == 202
+        assert postgres_server.process is not None
+        postgres = psutil.Process(postgres_server.process.pid)
+        stopped = [postgres, *postgres.children(recursive=True)]
+        for process in stopped:
+            process.suspend()
+        try:
+            began = time.monotonic()
+            for number in range(2, 6):
+                assert api.post("/stable-study", json={"studyId": study_id(number)}).status_code == 503
+            assert time.monotonic() - began < 2
+            assert api.get("/health/ready", token=None).get_json()["checks"]["ledger"] == "cannot be written"
+            assert time.monotonic() - began < 5
+        finally:
+            for process in stopped:
+                process.resume()
+
+        def taken() -> bool:
+            return api.post("/stable-study", json={"studyId": study_id(9)}).status_code == 202
+
+        wait_until(taken, 10, "hooks are taken again")
 
 
 def test_a_full_disk_under_the_ledger_is_a_503(installation: Installation) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import structlog
+from sqlalchemy import insert
+from sqlalchemy.exc import IntegrityError
 
 from dcm_processor.errors import (
     DcmProcessorError,
@@ -19,6 +21,7 @@ from dcm_processor.errors import (
     TransportUnavailableError,
     UsageError,
 )
+from dcm_processor.ledger.schema import studies
 from dcm_processor.vocabulary import StudyState
 from scheduler.problems import PROBLEM_TYPES
 from tests.integration.scheduler.api.stand import Api, Installation, study_id
@@ -143,6 +146,12 @@ def test_no_element_gets_into_the_log_with_an_answer_that_breaks_its_model(
     with structlog.testing.capture_logs() as logs, caplog.at_level(logging.DEBUG):
         assert api.get("/api/v1/studies").status_code == 500
     assert "DOE" not in json.dumps([repr(entry.get("exc_info")) for entry in logs]) + caplog.text
+
+
+def test_an_error_of_the_database_does_not_tell_what_was_to_be_written(installation: Installation) -> None:
+    with pytest.raises(IntegrityError) as raised, installation.ledger.write() as db:
+        db.execute(insert(studies), {"study_id": study_id(1), "description": "DOE^JOHN"})
+    assert "DOE" not in str(raised.value)
 
 
 def test_a_ledger_without_its_tables_is_a_503(installation: Installation, api: Api) -> None:
