@@ -170,10 +170,10 @@ def digest(folders: Mapping[str, Path]) -> str:
 
 
 def freeze(folder: Path) -> None:
-    """Make everything below, not the folder itself, readable to all and writable to nobody (modes do not bind root)."""
+    """Make the files below readable to all and writable to nobody (root aside); `rm -r` works all the same."""
     for path in folder.rglob("*"):
         if path.is_dir() and not path.is_symlink():
-            path.chmod(0o555)
+            path.chmod(0o755)
         elif not path.is_symlink():
             path.chmod(0o555 if path.stat().st_mode & stat.S_IXUSR else 0o444)
 

@@ -157,7 +157,7 @@ class VersionLinks:
             if place.exists():
                 self._trash(part, place)
             staged[part].rename(place)
-            place.chmod(0o555)  # not before: a folder nobody may write to cannot be moved
+            place.chmod(0o755)
             service_tree.sync(place.parent)
             service_tree.sync(place.parent.parent)
 
@@ -202,7 +202,6 @@ class VersionLinks:
     def _trash(self, part: str, place: Path) -> None:
         """Delete a folder that must at no moment be there in part."""
         trash = self._roots[part] / _VERSIONS / f".trash-{uuid.uuid4().hex}"
-        place.chmod(0o755)  # or it cannot be moved
         place.rename(trash)
         service_tree.remove(trash)
 

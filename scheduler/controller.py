@@ -18,6 +18,7 @@ from dcm_processor.ledger import Lease, LeaseLostError, Ledger, leases
 from dcm_processor.logging import set_up_logging
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.settings import Settings, checkout_from_environment
+from dcm_processor.store import Store
 from dcm_processor.transport import REPORTS, Report, Transport, parse_report
 from scheduler import outcomes
 from scheduler.changes import Changes
@@ -35,7 +36,7 @@ LEASE = "controller"
 LEASE_SECONDS = 15.0
 TICK = 1.0
 """Seconds after which the controller looks at the ledger even if nothing woke it."""
-EVERY = {"renew": LEASE_SECONDS / 3, "attempts": 5.0, "plans": 60.0, "results": 60.0}
+EVERY = {"renew": LEASE_SECONDS / 3, "attempts": 5.0, "plans": 60.0, "results": 60.0, "versions": 3600.0}
 """Seconds between two runs of a step; the others run every turn."""
 
 
@@ -47,6 +48,7 @@ class Controller:
         self._transport = Transport(settings.redis_url)
         self._results = Results(settings.data)
         self._planner = Planner(settings, self._ledger, self._transport, self._results)
+        self._store = Store.of(settings)
         self._repair = Repair(self._ledger, self._transport)
         self._orthanc = Orthanc(settings.orthanc_url, settings.ORTHANC_REST_USERNAME, settings.orthanc_password)
         self._stable_age = settings.STABLE_AGE
@@ -109,6 +111,7 @@ class Controller:
             ("attempts", lambda effects: self._repair_attempts(lease, effects)),
             ("plans", lambda effects: self._repair.plans(lease, effects)),
             ("results", lambda _: self._results.repair(self._ledger)),
+            ("versions", lambda _: self._store.collect(self._ledger.pinned())),
         )
         for name, step in steps:
             now = time.monotonic()

@@ -166,8 +166,8 @@ def test_installed_files_can_be_run_and_read_but_not_changed(there: Installation
         str(path.relative_to(there.modules / "temp")): stat.S_IMODE(path.stat().st_mode)
         for path in (there.modules / "temp").rglob("*")
     }
-    assert modes == {"bin": 0o555, "bin/tool": 0o555, "data.txt": 0o444, "worker.py": 0o444}
-    assert stat.S_IMODE((there.modules / "temp").stat().st_mode) == 0o555
+    assert modes == {"bin": 0o755, "bin/tool": 0o555, "data.txt": 0o444, "worker.py": 0o444}
+    assert stat.S_IMODE((there.modules / "temp").stat().st_mode) == 0o755
 
 
 def test_symlinks_inside_of_a_service_stay(there: Installation) -> None:
