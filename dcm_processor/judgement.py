@@ -16,7 +16,7 @@ _TRANSIENT = (ExitReason.TRANSIENT, ExitReason.FETCH)
 _WORDS = {
     ExitReason.EXCEPTION: "the function raised",
     ExitReason.EXIT: "the process ended",
-    ExitReason.TRANSIENT: "the function asked to be tried again",
+    ExitReason.TRANSIENT: "to be tried again",
     ExitReason.SIGNAL: "the process was ended by a signal",
     ExitReason.OUT_OF_MEMORY: "out of memory",
     ExitReason.TIMEOUT: "time-out",

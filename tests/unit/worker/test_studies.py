@@ -169,6 +169,7 @@ def test_a_file_that_changes_while_it_is_fetched_is_compared_anew(orthanc: Stand
 @pytest.mark.parametrize("size", [0, 5])
 def test_a_file_that_a_power_failure_cut_is_fetched_again(orthanc: StandIn, tmp_path: Path, size: int) -> None:
     folder = get(orthanc, tmp_path, plan())
+    (folder / path(MR, MR_1)).chmod(0o644)
     os.truncate(folder / path(MR, MR_1), size)
     get(orthanc, tmp_path, plan())
     assert shown(folder)[path(MR, MR_1)] == f"content of {MR_1}"
