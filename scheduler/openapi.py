@@ -20,6 +20,11 @@ _PARTS = {
     "studyId": "Orthanc's identifier of the study.",
     "jobId": "The job's identifier, as a study or a list of jobs shows it.",
 }
+_PROBLEM_HEADERS = {
+    401: {"WWW-Authenticate": "`Bearer`, and `error` where a token was shown (RFC 6750)."},
+    416: {"Content-Range": "`bytes */` and how many bytes there are."},
+    503: {"Retry-After": "Seconds after which trying again makes sense."},
+}
 _EVERYWHERE = (500,)
 _WITH_TOKEN = (401, 403)
 _WITH_LEDGER = (503,)
@@ -64,6 +69,7 @@ def openapi(app: Flask) -> dict[str, Any]:
             "responses": {
                 f"Problem{status}": {
                     "description": HTTPStatus(status).phrase,
+                    "headers": _headers(_PROBLEM_HEADERS.get(status, {})),
                     "content": {MEDIA_TYPE: {"schema": schemas.ref(Problem, "serialization")}},
                 }
                 for status in sorted({s for _, _, contract in operations for s in _problems(contract)})
@@ -120,10 +126,12 @@ def _success(contract: Operation, schemas: _Schemas) -> dict[str, Any]:
         "content": {contract.content: {"schema": schema}},
     }
     if contract.headers:
-        answer["headers"] = {
-            name: {"description": text, "schema": {"type": "string"}} for name, text in contract.headers.items()
-        }
+        answer["headers"] = _headers(contract.headers)
     return answer
+
+
+def _headers(described: Mapping[str, str]) -> dict[str, Any]:
+    return {name: {"description": text, "schema": {"type": "string"}} for name, text in described.items()}
 
 
 def _problems(contract: Operation) -> list[int]:

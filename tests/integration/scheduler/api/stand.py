@@ -13,12 +13,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 from werkzeug.test import TestResponse
 
 from dcm_processor import identity
-from dcm_processor.ledger import Ledger, events, plans, studies
-from dcm_processor.ledger.schema import attempts
+from dcm_processor.ledger import Ledger, events, schema
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import JobState, StudyState, Verdict
 from scheduler.app import create_app
@@ -81,14 +80,15 @@ class Installation:
             found = [dict(row) for row in events.due(db, now=time.time() + 1, limit=10_000)]
         return [event for event in found if not studies or event["study_id"] in studies]
 
-    def study(self, number: int, state: StudyState = StudyState.FINISHED, **labels: Any) -> str:
-        """A study; labels are elements of its headers."""
-        headers = {"StudyDate": "20240131", "series": [{"Modality": "MR"}], "StudyInstanceUID": f"1.2.{number}"}
+    def study(self, number: int, state: StudyState = StudyState.FINISHED, **elements: Any) -> str:
+        """A study; its columns are made of elements, as planning makes them."""
+        known = {"StudyDate": "20240131", "Modality": "MR", "StudyInstanceUID": f"1.2.{number}", **elements}
         self._now += 1
+        values = {"study_id": study_id(number), "state": state, "first_seen_at": self._now, "changed_at": self._now}
+        values |= {"study_instance_uid": known["StudyInstanceUID"], "study_date": known["StudyDate"]}
+        values |= {"modalities": known["Modality"], "description": known.get("StudyDescription")}
         with self.ledger.write() as db:
-            events.meet(db, study_id(number), StudyState.RECEIVED, now=self._now)
-            studies.set_labels(db, study_id(number), {**headers, **labels})
-            studies.set_state(db, study_id(number), state, now=self._now)
+            db.execute(insert(schema.studies), values)
         return study_id(number)
 
     def plan(self, study: str, *jobs: Mapping[str, Any], run: int = 1) -> list[str]:
@@ -99,13 +99,16 @@ class Installation:
         values = {"plan_id": plan_id, "study_id": study, "revision": "0123456789ab", "run": run, "reason": "stable"}
         values |= {"headers": {}, "selected": [], "instances": {"series-1": ["instance-1"]}, "faults": ["broken: odd"]}
         with self.ledger.write() as db:
-            plans.supersede(db, study, plan_id, now=self._now)
-            plans.add(db, values, rows, now=self._now)
+            db.execute(update(schema.plans).where(schema.plans.c.study_id == study).values(active=False))
+            db.execute(insert(schema.plans), {**values, "created_at": self._now, "active": True})
+            active = update(schema.studies).where(schema.studies.c.study_id == study)
+            db.execute(active.values(active_plan_id=plan_id))
             for row, job in zip(rows, jobs, strict=True):
+                db.execute(insert(schema.jobs), row)
                 for number, attempt in enumerate(job.get("tries", []), start=1):
                     made = {"attempt_id": identity.attempt_id(row["job_id"], number), "job_id": row["job_id"]}
                     made |= {"attempt": number, "queued_at": self._now, "state": "finished", **attempt}
-                    db.execute(insert(attempts).values(made))
+                    db.execute(insert(schema.attempts), made)
         return [row["job_id"] for row in rows]
 
     def log(self, study: str, job_id: str, attempt: int) -> Path:

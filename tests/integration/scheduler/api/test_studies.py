@@ -114,7 +114,7 @@ def test_studies_are_found_by_terms_in_the_body(
 ) -> None:
     first = installation.study(1)
     installation.plan(first, {"job_name": "segment"})
-    second = installation.study(2, StudyDate="20240215", series=[{"Modality": "CT"}])
+    second = installation.study(2, StudyDate="20240215", Modality="CT")
     installation.plan(second, {"job_name": "register", "verdict": Verdict.DECLINED})
     installation.study(3, StudyState.FAILED, StudyDate="20240301")
     assert ids(api.post("/api/v1/studies/search", json=terms)) == [study_id(number) for number in numbers]
