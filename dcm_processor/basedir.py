@@ -35,10 +35,15 @@ def prepare(settings: Settings) -> None:
         for name in SECRETS:
             make_secret(base / "secrets" / name)
     except OSError as error:
-        raise SettingsError(
-            f"{error.filename or base} cannot be made: {error.strerror}; give BASEDIR to this user "
-            "(what was started with sudo goes on with sudo), or name another BASEDIR in .env.local"
-        ) from None
+        raise unusable(base, error) from None
+
+
+def unusable(base: Path, error: OSError) -> SettingsError:
+    """What to tell a user whose BASEDIR cannot be written."""
+    return SettingsError(
+        f"{error.filename or base} cannot be made: {error.strerror}; give BASEDIR to this user "
+        "(what was started with sudo goes on with sudo), or name another BASEDIR in .env.local"
+    )
 
 
 def make_secret(path: Path) -> None:

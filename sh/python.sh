@@ -50,8 +50,16 @@ prepare_environment() { # have .venv hold what lock $1 (server or dev) names, an
   ) 9<"$checkout"
 }
 
+stack_runs() { # whether a program of local mode runs from here; their environments say so, whatever the code is by now
+  local environment
+  while read -r environment; do
+    ! grep -qsz '^DCM_PROCESSOR_STACK=' "$environment" || return 0
+  done < <(grep -lsFzx "DCM_PROCESSOR_HOME=$checkout" /proc/[0-9]*/environ)
+  return 1
+}
+
 refuse_under_a_running_stack() { # packages are not exchanged under programs that use them
-  if ! environment_is_current server && "$venv/bin/dcm-processor" stack status >/dev/null 2>&1; then
+  if ! environment_is_current server && stack_runs; then
     fail "this version needs other packages than the stack that runs from here; \`bash run.sh --local --down\`, then again"
   fi
 }

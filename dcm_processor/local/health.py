@@ -10,17 +10,23 @@ import redis
 import requests
 from sqlalchemy import select
 
-from dcm_processor.errors import DcmProcessorError, StackError
+from dcm_processor.errors import DcmProcessorError
 from dcm_processor.ledger import Ledger, studies
 from dcm_processor.ledger.schema import leases
+from dcm_processor.orthanc import Orthanc
 from dcm_processor.settings import Settings
 
+WORKERS = "workers"
 _PATIENCE = 2.0  # seconds for one answer
 _HTTP_OK = 200
-_HTTP_UNAUTHORIZED = 401
 
 Question = Callable[[], str | None]
 """None: it answers. Else what is not there yet, in a few words."""
+
+
+def part_of(program: str) -> str:
+    """The part of the stack that a program is, or is one of."""
+    return WORKERS if program.startswith("worker_") else program
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,13 @@ class Health:
         self._redis: redis.Redis = redis.Redis.from_url(
             settings.redis_url, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE
         )
+        self._orthanc = Orthanc(
+            settings.orthanc_url,
+            settings.ORTHANC_REST_USERNAME,
+            settings.orthanc_password,
+            timeout=_PATIENCE,
+            ca_file=str(settings.EXTRA_CA_FILE) if settings.EXTRA_CA_FILE else None,
+        )
         self._ledger = Ledger(settings.database_url, busy_timeout=_PATIENCE)
 
     def foreign(self) -> dict[str, Question]:
@@ -54,7 +67,7 @@ class Health:
         return {name: question for name, question in self.questions().items() if not started.get(name, True)}
 
     def questions(self) -> dict[str, Question]:
-        """By the part's name, in the order of dependence. One raises StackError where waiting will not help."""
+        """By the part's name, in the order of dependence."""
         settings = self._settings
         asked: dict[str, Question] = {
             "redis": self._redis_answers,
@@ -63,20 +76,20 @@ class Health:
             "controller": self._controller_works,
             "dashboard": lambda: self._answers(f"{Address(settings.BIND_ADDRESS, settings.DASHBOARD_PORT)}/health"),
         }
-        for name in self._pids():
-            if name.startswith("worker_"):
-                asked[name] = lambda name=name: self._worker_registered(name)  # type: ignore[misc]
+        if any(part_of(program) == WORKERS for program in self._pids()):
+            asked[WORKERS] = self._workers_registered
         return asked
 
     def close(self) -> None:
         """Leave no connection behind."""
         self._http.close()
         self._redis.close()
+        self._orthanc.close()
         self._ledger.close()
 
-    def _answers(self, url: str, auth: tuple[str, str] | None = None) -> str | None:
+    def _answers(self, url: str) -> str | None:
         try:
-            answer = self._http.get(url, auth=auth, timeout=_PATIENCE)
+            answer = self._http.get(url, timeout=_PATIENCE)
         except requests.RequestException as error:
             return f"{url} does not answer ({type(error).__name__})"
         if answer.status_code == _HTTP_OK:
@@ -91,14 +104,11 @@ class Health:
         return None
 
     def _orthanc_answers(self) -> str | None:
-        user = self._settings.ORTHANC_REST_USERNAME
-        said = self._answers(f"{self._settings.orthanc_url}/system", (user, self._settings.orthanc_password))
-        if said and said.endswith(str(_HTTP_UNAUTHORIZED)):  # waiting will not help
-            raise StackError(
-                f"orthanc: {said}: it does not know user {user}, or by another password; "
-                "see ORTHANC_REST_USERNAME and ORTHANC_REST_PASSWORD"
-            )
-        return said
+        try:
+            self._orthanc.system()
+        except DcmProcessorError as error:
+            return str(error)
+        return None
 
     def _controller_works(self) -> str | None:
         """One leads (none that died on this machine), and has met Orthanc: what comes from now on is planned."""
@@ -112,16 +122,19 @@ class Health:
             return "does not lead yet"
         return None if met else "has not met Orthanc yet"
 
-    def _worker_registered(self, name: str) -> str | None:
-        pid = self._pids().get(name)
+    def _workers_registered(self) -> str | None:
+        pids = [str(pid) for name, pid in self._pids().items() if part_of(name) == WORKERS]
         try:
-            for key in self._redis.smembers("rq:workers"):
-                known = self._redis.hmget(key, "hostname", "pid")
-                if known == [socket.gethostname().encode(), str(pid).encode()]:
-                    return None
+            keys = list(self._redis.smembers("rq:workers"))
+            with self._redis.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.hmget(key, "hostname", "pid")
+                known = pipe.execute()
         except (redis.RedisError, OSError) as error:
             return f"Redis does not answer ({error})"
-        return "has not registered yet"
+        here = {str(pid, "ascii") for host, pid in known if host == socket.gethostname().encode()}
+        missing = [pid for pid in pids if pid not in here]
+        return f"{len(missing)} of {len(pids)} have not registered yet" if missing else None
 
 
 def _may_live(holder: str) -> bool:

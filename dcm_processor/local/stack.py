@@ -19,7 +19,7 @@ from dcm_processor.errors import StackError
 from dcm_processor.ledger import Ledger
 from dcm_processor.ledger.schema import studies
 from dcm_processor.local import configuration, ports
-from dcm_processor.local.health import Health
+from dcm_processor.local.health import WORKERS, Health, part_of
 from dcm_processor.local.processes import Process, end_marked, marked
 from dcm_processor.local.programs import orthanc_folder, programs, redis_file
 from dcm_processor.local.programs import ports as ports_of
@@ -103,7 +103,7 @@ class Stack:
         with closing(Health(settings, dict)) as health:
             for name, question in health.foreign().items():
                 if lack := question():
-                    raise StackError(f"{name} is not ours to start, and {lack}")
+                    raise StackError(f"{name} is not ours to start, and cannot be used: {lack}")
         with closing(Ledger(settings.database_url)) as ledger:
             ledger.migrate()
 
@@ -155,7 +155,7 @@ class Stack:
         if (running := self._running()) is not None:
             _, supervisor = running
             names = [program.name for program in supervisor.status()]
-            workers = [name for name in names if name.startswith("worker_")]
+            workers = [name for name in names if part_of(name) == WORKERS]
             servers = [name for name in names if name in ("redis", "orthanc")]
             supervisor.stop(workers)  # they hand their attempts back, so what takes them is needed still
             supervisor.stop(set(names) - set(workers) - set(servers))
@@ -182,26 +182,27 @@ class Stack:
             starts: defaultdict[str, set[int]] = defaultdict(set)
             deadline = time.monotonic() + START_SECONDS
             while True:
-                for name in [name for name, lack in said.items() if lack]:
-                    said[name] = questions[name]()
+                for part in [part for part, lack in said.items() if lack]:
+                    said[part] = questions[part]()
                 watch(said)
-                if not any(said.values()):
+                lacking = {part: lack for part, lack in said.items() if lack}
+                if not lacking:
                     return
                 for program in supervisor.status():
                     starts[program.name].add(program.started)
-                fallen = [name for name, lack in said.items() if lack and len(starts[name]) > _MOST_STARTS]
-                late = [name for name, lack in said.items() if lack] if time.monotonic() > deadline else []
-                if broken := fallen or late:
-                    raise StackError(self._explain(broken[0], said[broken[0]], fell=bool(fallen)))
+                    if part_of(program.name) in lacking and len(starts[program.name]) > _MOST_STARTS:
+                        raise StackError(self._explain(program.name, "ends again and again"))
+                if time.monotonic() > deadline:
+                    late = next(name for name in [*starts, *lacking] if part_of(name) in lacking)
+                    raise StackError(self._explain(late, f"{lacking[part_of(late)]} after {START_SECONDS:.0f} s"))
                 time.sleep(_POLL)
 
-    def _explain(self, name: str, said: str | None, *, fell: bool) -> str:
-        what = "ends again and again" if fell else f"{said} after {START_SECONDS:.0f} s"
-        log = self.settings.logs / f"{name}.log"
+    def _explain(self, program: str, what: str) -> str:
+        log = self.settings.logs / f"{program}.log"
         if not log.exists():
-            return f"{name}: {what}"
+            return f"{program}: {what}"
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:]
-        return "\n".join([f"{name}: {what}; the end of {log}:", *(f"    {line}" for line in tail)])
+        return "\n".join([f"{program}: {what}; the end of {log}:", *(f"    {line}" for line in tail)])
 
     # -- what is there
 
@@ -215,8 +216,12 @@ class Stack:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One start or stop at a time for a BASEDIR."""
-        self.settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.settings.run / "stack.lock").open("w") as lock:
+        try:
+            self.settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (self.settings.run / "stack.lock").open("w")
+        except OSError as error:
+            raise basedir.unusable(self.settings.BASEDIR, error) from None
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -51,7 +51,7 @@ def place_for_socket(folder: Path) -> Path:
 
 
 class Supervisor:
-    """The supervisord behind a socket; every method but `start` and `alive` needs it to run."""
+    """The supervisord behind a socket; every method but `start` and `alive` raises StackError where none runs."""
 
     def __init__(self, socket_path: Path) -> None:
         self.socket = socket_path
@@ -63,7 +63,7 @@ class Supervisor:
         Raises StackError where one is there that this user may not ask.
         """
         try:
-            self._call("getState")
+            self._ask("getState")
         except PermissionError:
             raise StackError(
                 f"it runs as another user ({self.socket} is not for this one); go on as that user, or with sudo"
@@ -110,9 +110,11 @@ class Supervisor:
             self._call("addProcessGroup", name)
 
     def start_stopped(self) -> None:
-        """Start what somebody stopped by hand."""
+        """Start what somebody stopped by hand, and at once what was to be tried again later."""
         for program in self.status():
-            if program.state in ("STOPPED", "EXITED", "FATAL"):
+            if program.state == "BACKOFF":
+                self.stop([program.name])
+            if program.state in ("STOPPED", "EXITED", "FATAL", "BACKOFF"):
                 self._call("startProcess", program.name, False)
 
     def stop(self, names: Iterable[str]) -> None:
@@ -134,6 +136,12 @@ class Supervisor:
             os.close(handle)
 
     def _call(self, method: str, *arguments: object) -> object:
+        try:
+            return self._ask(method, *arguments)
+        except (OSError, http.client.HTTPException) as error:
+            raise StackError(f"supervisord does not answer any more ({type(error).__name__}); see its log") from error
+
+    def _ask(self, method: str, *arguments: object) -> object:
         return getattr(self._server.supervisor, method)(*arguments)
 
 

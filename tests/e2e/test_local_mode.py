@@ -212,7 +212,7 @@ def test_a_server_of_somebody_else_that_cannot_be_used_is_said_before_anything_s
     another: Installation, orthanc: OrthancServer
 ) -> None:
     for env, said in (
-        ({"ORTHANC_REST_URL": orthanc.url, "ORTHANC_REST_PASSWORD": "wrong"}, "see ORTHANC_REST_USERNAME"),
+        ({"ORTHANC_REST_URL": orthanc.url, "ORTHANC_REST_PASSWORD": "wrong"}, "ORTHANC_REST_USERNAME"),
         ({"ORTHANC_REST_URL": f"http://127.0.0.1:{free_port()}"}, "orthanc is not ours to start"),
         ({"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}, "redis is not ours to start"),
     ):

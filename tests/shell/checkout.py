@@ -4,13 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dcm_processor.settings import CHECKOUT
+from tests.waiting import wait_until
 
 _SCRIPTS = ("run.sh", "init.sh", "service.sh", "build.sh", "sh", "requirements", "pyproject.toml", ".env")
 STAND_IN = """#!/bin/sh
-test "$*" != "stack status" || exec test -e "$0.runs"
 printf '%s\\n' "$@"
 """
 
@@ -35,9 +37,17 @@ class Checkout:
         self.bash('source sh/python.sh; fingerprint server >"$venv/made-from-server"')
         return self
 
-    def let_stack_run(self) -> None:
-        """From now on a stack runs, as far as the scripts can tell."""
-        (self.folder / ".venv" / "bin" / "dcm-processor.runs").touch()
+    @contextmanager
+    def running_stack(self) -> Iterator[None]:
+        """A program of local mode runs from this checkout, as far as the scripts can tell."""
+        environment = {**os.environ, "DCM_PROCESSOR_HOME": str(self.folder), "DCM_PROCESSOR_STACK": "/base"}
+        program = subprocess.Popen(["sleep", "600"], env=environment)
+        try:
+            wait_until(lambda: b"DCM_PROCESSOR_STACK" in Path(f"/proc/{program.pid}/environ").read_bytes())
+            yield
+        finally:
+            program.kill()
+            program.wait()
 
     def run(
         self, script: str, *arguments: str, cwd: Path | None = None, **env: str

@@ -21,19 +21,19 @@ def test_a_moved_checkout_makes_the_environment_again(ready: Checkout) -> None:
 
 
 def test_packages_are_not_exchanged_under_a_running_stack(ready: Checkout) -> None:
-    ready.let_stack_run()
     with (ready.folder / "requirements" / "server.txt").open("a") as lock:
         lock.write("# changed\n")
-    for script, *arguments in (["run.sh", "--local"], ["service.sh", "list"]):
-        done = ready.run(script, *arguments, **FOREIGN)
-        assert done.returncode == 1
-        assert "needs other packages than the stack that runs" in done.stderr
-    assert ready.run("run.sh", "--down").stdout.split() == ["stack", "down"]
+    with ready.running_stack():
+        for script, *arguments in (["run.sh", "--local"], ["service.sh", "list"]):
+            done = ready.run(script, *arguments, **FOREIGN)
+            assert done.returncode == 1
+            assert "needs other packages than the stack that runs" in done.stderr
+        assert ready.run("run.sh", "--down").stdout.split() == ["stack", "down"]
 
 
 def test_a_running_stack_is_no_obstacle_while_nothing_changed(ready: Checkout) -> None:
-    ready.let_stack_run()
-    assert ready.run("run.sh", "--local", **FOREIGN).returncode == 0
+    with ready.running_stack():
+        assert ready.run("run.sh", "--local", **FOREIGN).returncode == 0
 
 
 def test_proxies_mirrors_and_authorities_of_env_reach_pip_and_uv(bare: Checkout, tmp_path: Path) -> None:
