@@ -10,7 +10,6 @@
 All values are JSON; nothing is ever unpickled.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -19,6 +18,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from dcm_processor.compact_json import dumps, loads
 from dcm_processor.errors import TransportUnavailableError
 
 PREFIX = "dcmproc:"
@@ -132,8 +132,8 @@ class Transport:
         self, plan: PlanOrder, orders: Sequence[Order], pipeline: "redis.client.Pipeline | None" = None
     ) -> None:
         """Lay down what attempts need; with a pipeline it goes with what else the pipeline does."""
-        values = {PREFIX + "plan:" + plan.planId: _dumps(vars(plan))}
-        values |= {PREFIX + "order:" + order.attemptId: _dumps(vars(order)) for order in orders}
+        values = {PREFIX + "plan:" + plan.planId: dumps(vars(plan))}
+        values |= {PREFIX + "order:" + order.attemptId: dumps(vars(order)) for order in orders}
         with answers():
             (pipeline if pipeline is not None else self.redis).mset(values)
 
@@ -202,9 +202,9 @@ class Transport:
             text = cast("bytes | None", self.redis.get(PREFIX + "order:" + attempt_id))
             if text is None:
                 return None
-            order = Order(**json.loads(text))
+            order = Order(**loads(text))
             plan = cast("bytes | None", self.redis.get(PREFIX + "plan:" + order.planId))
-        return (order, PlanOrder(**json.loads(plan))) if plan is not None else None
+        return (order, PlanOrder(**loads(plan))) if plan is not None else None
 
     def claim(self, report: Report) -> bool:
         """Claim an attempt and say `started`, in one step; False: somebody else has it, or nobody wants it any more."""
@@ -217,7 +217,7 @@ class Transport:
                         REPORTS,
                         ANNOUNCED,
                     ],
-                    args=[report.claim, _dumps(vars(report)), report.attemptId],
+                    args=[report.claim, dumps(vars(report)), report.attemptId],
                 )
             )
 
@@ -231,7 +231,7 @@ class Transport:
 
     def report(self, report: Report) -> None:
         with answers():
-            self.redis.xadd(REPORTS, {"report": _dumps(vars(report))})
+            self.redis.xadd(REPORTS, {"report": dumps(vars(report))})
 
     def backlog(self, stream: str) -> int:
         """Entries of a stream that nobody has dealt with."""
@@ -268,11 +268,7 @@ def parse_report(entry: Mapping[str, bytes]) -> Report:
 
     Raises ValueError or TypeError where somebody put something else there.
     """
-    return Report(**json.loads(entry.get("report", b"null")))
-
-
-def _dumps(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return Report(**loads(entry.get("report", b"null")))
 
 
 class answers:  # noqa: N801 - reads as a phrase: `with answers():`

@@ -48,10 +48,11 @@ def orders_of(plan: Mapping[Any, Any], jobs: Sequence[Mapping[Any, Any]], job_id
 
 
 def enqueue(transport: Transport, plan: PlanOrder, made: Sequence[tuple[Order, str]]) -> None:
-    """Put attempts on their queues, in the order given, together with what they need; all or none.
+    """Lay down what attempts need, then put them on their queues in the order given.
 
-    Raises TransportUnavailableError; whether Redis took them is then not known, which is harmless: an attempt that is
-    pushed twice is claimed once.
+    Raises TransportUnavailableError; which of them Redis took is then not known, which is harmless: repair pushes what
+    is missing, and an attempt that is pushed twice is claimed once. So this needs no transaction of Redis, which would
+    cost as much again.
     """
     by_queue: dict[str, list[Any]] = defaultdict(list)
     for order, queue in made:
@@ -66,7 +67,7 @@ def enqueue(transport: Transport, plan: PlanOrder, made: Sequence[tuple[Order, s
                 failure_ttl=FAILURE_TTL,
             )
         )
-    with answers(), transport.redis.pipeline(transaction=True) as pipe:
+    with answers(), transport.redis.pipeline(transaction=False) as pipe:
         transport.put_orders(plan, [order for order, _ in made], pipe)
         for queue, data in by_queue.items():
             Queue(queue, connection=transport.redis, serializer=JSONSerializer).enqueue_many(data, pipeline=pipe)

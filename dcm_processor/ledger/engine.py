@@ -14,8 +14,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
+from dcm_processor import compact_json
 from dcm_processor.errors import LedgerError, LedgerUnavailableError
 
+_JSON: Any = {"json_serializer": compact_json.dumps, "json_deserializer": compact_json.loads}
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "fuse.sshfs",
      "fuse.glusterfs", "fuse.ceph-fuse", "fuse.s3fs", "fuse.rclone", "ncpfs", "ocfs2", "davfs", "fuse.davfs2"}
@@ -40,13 +42,13 @@ def make_engine(url: str, *, busy_timeout: float) -> Engine:
             _refuse_network_file_system(Path(parsed.database).absolute())
             engine = create_engine(
                 parsed, hide_parameters=True,  # they hold elements' values, and an error's text goes into the log
-                connect_args={"timeout": busy_timeout, "check_same_thread": False},
+                connect_args={"timeout": busy_timeout, "check_same_thread": False}, **_JSON,
             )  # fmt: skip
             event.listen(engine, "connect", _set_up_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
         return create_engine(
-            parsed, hide_parameters=True, pool_pre_ping=True, pool_timeout=busy_timeout,
+            parsed, hide_parameters=True, pool_pre_ping=True, pool_timeout=busy_timeout, **_JSON,
             connect_args={"connect_timeout": max(2, int(busy_timeout)), "application_name": "dcm-processor"},
         )  # fmt: skip
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:

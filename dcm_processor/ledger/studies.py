@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dcm_processor.ledger.schema import facts, series_owners, studies
 from dcm_processor.vocabulary import StudyState
+
+_SET_PLAN = update(studies).where(studies.c.study_id == bindparam("of_study"))
 
 
 def get(db: Connection, study_id: str) -> RowMapping | None:
@@ -39,7 +41,7 @@ def overdue(db: Connection, *, now: float, limit: int = 200) -> Sequence[str]:
 def set_plan(
     db: Connection,
     study_id: str,
-    plan_id: str,
+    plan_id: str | None,
     *,
     headers: Mapping[str, Any],
     state: StudyState,
@@ -54,18 +56,18 @@ def set_plan(
         return str(value)[:length] if value not in (None, "") else None
 
     db.execute(
-        update(studies)
-        .where(studies.c.study_id == study_id)
-        .values(
-            active_plan_id=plan_id,
-            state=state,
-            reason=reason,
-            changed_at=now,
-            study_instance_uid=text("StudyInstanceUID", 64),
-            study_date=text("StudyDate", 16),
-            modalities="\\".join(modalities)[:64] or None,
-            description=text("StudyDescription", 256),
-        )
+        _SET_PLAN,
+        {
+            "of_study": study_id,
+            "active_plan_id": plan_id,
+            "state": state,
+            "reason": reason,
+            "changed_at": now,
+            "study_instance_uid": text("StudyInstanceUID", 64),
+            "study_date": text("StudyDate", 16),
+            "modalities": "\\".join(modalities)[:64] or None,
+            "description": text("StudyDescription", 256),
+        },
     )
 
 

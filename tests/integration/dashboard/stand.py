@@ -14,11 +14,12 @@ import requests
 from rq import Queue, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from dcm_processor import identity
 from dcm_processor.ledger import Ledger, events, plans, studies
 from dcm_processor.ledger.schema import attempts
+from dcm_processor.ledger.schema import studies as studies_table
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import JobState, StudyState, Verdict
 from tests.servers import Server, free_port
@@ -87,8 +88,8 @@ class LedgerOfStudies:
         self._now += 1
         with self.ledger.write() as db:
             events.meet(db, study_id(number), StudyState.RECEIVED, now=self._now)
-            studies.set_labels(db, study_id(number), {**headers, **labels})
-            studies.set_state(db, study_id(number), state, now=self._now, reason=reason)
+            values = {"headers": {**headers, **labels}, "state": state, "reason": reason, "now": self._now}
+            studies.set_plan(db, study_id(number), None, **values)
         return study_id(number)
 
     def plan(self, study: str, *jobs: dict[str, Any], faults: list[Any] | None = None) -> str:
@@ -101,6 +102,7 @@ class LedgerOfStudies:
             values = {"plan_id": plan_id, "study_id": study, "revision": "0123456789ab", "run": 1, "reason": "stable"}
             values |= {"headers": {}, "selected": [], "instances": instances, "faults": faults}
             plans.add(db, values, rows, now=self._now)
+            db.execute(update(studies_table).where(studies_table.c.study_id == study).values(active_plan_id=plan_id))
             for row, job in zip(rows, jobs, strict=True):
                 for number, attempt in enumerate(job.get("tries", []), start=1):
                     made = {"attempt_id": identity.attempt_id(row["job_id"], number), "job_id": row["job_id"]}
