@@ -195,10 +195,13 @@ def sync(path: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder, frozen or not; symlinks are deleted, never followed.
+    """Delete a folder, whatever its folders' modes are; symlinks are deleted, never followed.
 
     Raises OSError.
     """
-    for parent, _, _ in os.walk(folder):
-        Path(parent).chmod(0o700)
+    folder.chmod(0o700)
+    for parent, names, _ in os.walk(folder):
+        for inner in (Path(parent, name) for name in names):
+            if not inner.is_symlink():
+                inner.chmod(0o700)  # before the walk goes into it
     shutil.rmtree(folder)

@@ -1,12 +1,12 @@
 """Results: an accepted attempt's output becomes the job's folder under DATA/results; the one before stands aside."""
 
 import os
-import shutil
 from pathlib import Path
 
 import structlog
 
 from dcm_processor.ledger import Ledger, attempts
+from dcm_processor.service_tree import remove
 from scheduler.enqueue import result_folder
 
 log = structlog.get_logger()
@@ -28,16 +28,16 @@ class Results:
         """
         made, place = self._data / ATTEMPTS / attempt_id, self._data / folder
         place.parent.mkdir(parents=True, exist_ok=True)
-        if not made.exists():
+        if not _is_folder(made):
             if not place.exists():
-                place.mkdir(parents=True)  # a function that wrote nothing, or a worker that has no DATA of ours
+                place.mkdir(parents=True)  # a worker that has no DATA of ours
             return
-        if place.exists():
+        if _is_folder(place):
             aside = made.with_name(attempt_id + ASIDE)
             if aside.exists():
-                shutil.rmtree(aside)
-            place.rename(aside)
-        made.rename(place)
+                remove(aside)
+            _move(place, aside)
+        _move(made, place)
 
     def repair(self, ledger: Ledger) -> int:
         """Publish what an interrupted controller accepted and did not publish; returns how many."""
@@ -53,3 +53,13 @@ class Results:
             self.publish(attempt_id, result_folder(job))
             log.info("published results that had been accepted, not published", jobId=job["job_id"])
         return len(unpublished)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _move(folder: Path, to: Path) -> None:
+    """Rename a folder into another one, for which its owner needs the right to write to it; a job may have taken that."""
+    folder.chmod(folder.stat().st_mode | 0o700)
+    folder.rename(to)

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,6 +20,7 @@ import structlog
 from dcm_processor import contract
 from dcm_processor.errors import PermanentError, ServiceError, TransportUnavailableError
 from dcm_processor.outcome import Outcome
+from dcm_processor.service_tree import remove
 from dcm_processor.transport import Order, PlanOrder, Report, Transport
 from dcm_processor.vocabulary import ExitReason
 from worker import reaper, runner, studies, surroundings
@@ -153,7 +153,7 @@ class _Attempt:
         order, settings = self._order, self._settings
         output = settings.data / "attempts" / order.attemptId
         if output.exists():
-            shutil.rmtree(output)
+            remove(output)
         output.mkdir(parents=True)
         for place in (settings.cache / order.service, settings.logs):
             place.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,9 @@ class _Attempt:
             )
             running = self._commands.enter_context(Contained(command))
             folder.prepare()
-            return self._watch(running)
+            end = self._watch(running)
+            _have_folder(output)
+            return end
         finally:
             os.close(task)
 
@@ -256,6 +258,14 @@ class _Attempt:
                 log.error("the outcome is neither spooled nor acknowledged; the attempt will count as lost")
                 return
             time.sleep(5)
+
+
+def _have_folder(output: Path) -> None:
+    """An output folder, though the function deleted it, or put something else in its place, which then stands aside."""
+    if output.is_symlink() or not output.is_dir():
+        if output.is_symlink() or output.exists():
+            output.rename(output.with_name(f"{output.name}.misplaced"))
+        output.mkdir()
 
 
 def _say(folder: AttemptFolder, text: str) -> None:

@@ -2,8 +2,11 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from dcm_processor.vocabulary import ExitReason
 from tests.integration.worker.conftest import SERIES, STUDY, Stand
@@ -162,6 +165,29 @@ def work(output_dir, **kwargs):
     score, core, descriptors, own_session = shown
     assert (score, core, own_session) == ("1000", 0, True)
     assert set(descriptors) <= {0, 1, 2, 3, 4}  # 3: messages; 4: the listing itself
+
+
+@pytest.mark.parametrize(
+    ("ending", "aside"),
+    [
+        ("pass", None),
+        ("open(output_dir, 'w').close()", Path.is_file),
+        ("os.symlink('/etc', output_dir)", Path.is_symlink),
+    ],
+)
+def test_there_is_an_output_folder_whatever_the_function_did_to_it(
+    stand: Stand, ending: str, aside: Callable[[Path], bool] | None
+) -> None:
+    """Deleted, it would leave the results of an earlier run in place; a symlink would be published as it is."""
+    stand.service(f"import os\ndef work(output_dir, **kwargs):\n    os.rmdir(output_dir)\n    {ending}\n")
+    stand.start()
+    stand.enqueue()
+    assert stand.outcome(seconds=60).exitReason is ExitReason.DONE
+    output = stand.output()
+    assert output.is_dir()
+    assert not output.is_symlink()
+    assert list(output.iterdir()) == []
+    assert aside is None or aside(output.with_name("job-1.misplaced"))
 
 
 def test_processes_that_multiprocessing_spawns_find_the_service(stand: Stand) -> None:

@@ -1,5 +1,6 @@
 """An accepted attempt's output becomes the job's results: whole, once, and again after an interruption."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,26 @@ def test_a_crash_between_the_two_renames_is_mended_by_publishing_again(
 def test_a_job_that_wrote_nothing_has_an_empty_folder(tmp_path: Path) -> None:
     Results(tmp_path).publish(ATTEMPT, FOLDER)
     assert list((tmp_path / FOLDER).iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root only: another user is needed")
+def test_folders_that_a_job_left_unwritable_are_published_and_replaced(tmp_path: Path) -> None:
+    """Renaming a folder into another one takes the right to write to it; root has it anyhow."""
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            for attempt in ("job-1", "job-2", "job-1"):
+                deep = tmp_path / "attempts" / attempt / "deep"
+                deep.mkdir(parents=True)
+                for folder in (deep, deep.parent):
+                    folder.chmod(0o500)
+                Results(tmp_path).publish(attempt, FOLDER)
+            os._exit(0 if (tmp_path / FOLDER / "deep").is_dir() else 2)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
