@@ -60,6 +60,6 @@ def _is_folder(path: Path) -> bool:
 
 
 def _move(folder: Path, to: Path) -> None:
-    """Rename a folder into another one, for which its owner needs the right to write to it; a job may have taken that."""
+    """Rename a folder into another one, which takes the right to write to it; a job may have taken that away."""
     folder.chmod(folder.stat().st_mode | 0o700)
     folder.rename(to)
