@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ from typing import Any, Self
 
 from worker import reaper
 
+_WAKE_SECONDS = 5.0
 _REAPER = str(Path(reaper.__file__))
 
 
@@ -89,8 +92,10 @@ class Contained:
         self._write(f"kill {word}")
 
     def wait(self) -> End:
-        """Wait for the end."""
+        """Wait for the end; a reaper that its job has stopped is made to go on, or no limit would hold."""
         assert self._process.stdout is not None
+        while not select.select([self._process.stdout], [], [], _WAKE_SECONDS)[0]:
+            self._process.send_signal(signal.SIGCONT)
         text = self._process.stdout.readline()
         if not text:  # what it was to end is now for the caller's own subreaper to end
             return End(signal=self._process.wait() * -1, killed="reaper")

@@ -195,6 +195,15 @@ def test_a_timeout_kills_double_forked_daemons_and_shows_where_it_was(stand: Sta
     assert "in hangs" in stand.log()  # the stack of each thread, from faulthandler
 
 
+def test_a_job_that_stops_its_reaper_does_not_outlive_its_timeout(stand: Stand) -> None:
+    stand.service(
+        "import os, signal, time\ndef work(**kwargs):\n    os.kill(os.getppid(), signal.SIGSTOP)\n    time.sleep(600)\n"
+    )
+    stand.start()
+    stand.enqueue(timeout=1.0)
+    assert stand.outcome().exitReason is ExitReason.TIMEOUT
+
+
 def test_the_timeout_counts_the_function_alone(stand: Stand) -> None:
     """Importing the module may take longer than the function may."""
     stand.service("import time\ntime.sleep(1.5)\ndef work(**kwargs):\n    pass\n")
