@@ -4,6 +4,7 @@ It wakes on a Redis stream (an event was recorded, an attempt ended), on a plann
 each turn looks at the ledger, so that a wake that never came costs a second and nothing else.
 """
 
+import gc
 import signal
 import sys
 import threading
@@ -74,6 +75,8 @@ class Controller:
         changes.start()
         self._logs.start()
         self._stream.start()
+        gc.collect()
+        gc.freeze()  # what was imported stays; without this each collection looks at all of it again
         try:
             while not self._stopped.is_set():
                 self._turn(lease)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -25,6 +26,7 @@ class Effects:
     unwanted: list[str] = field(default_factory=list)  # attempts nobody waits for any more
     cancel: list[str] = field(default_factory=list)  # started attempts to be ended by their workers
     ended_plans: list[str] = field(default_factory=list)
+    told: list[dict[str, Any]] = field(default_factory=list)  # attempts that ended, for the log
 
     def carry_out(self, ledger: Ledger, transport: Transport, results: Results) -> None:
         """Results first, so that whoever depends on them finds them; raises OSError where DATA takes no rename."""
@@ -48,3 +50,5 @@ class Effects:
                 transport.forget_plan(plan_id)
         except TransportUnavailableError as error:
             log.warning("Redis does not answer; repair pushes what it lacks once it does", error=str(error))
+        for attempt in self.told:
+            log.info("attempt ended", **attempt)

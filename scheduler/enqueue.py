@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rq import Queue
-from rq.serializers import JSONSerializer
+from rq.serializers import Serializer
 from sqlalchemy import Connection
 
 from dcm_processor import identity
+from dcm_processor.compact_json import dumps, loads
 from dcm_processor.ledger import plans
 from dcm_processor.transport import Order, PlanOrder, Transport, answers
 from dcm_processor.vocabulary import JobState, Verdict
@@ -21,6 +22,19 @@ RESULT_TTL = 500
 """Seconds that RQ's tools show a finished attempt."""
 FAILURE_TTL = 24 * 3600
 """Seconds that RQ's tools show a failed attempt; the ledger keeps it for good."""
+
+
+class _CompactJson(Serializer):
+    """RQ's JSON serializer, which its own programs read, in a third of the time."""
+
+    def dumps(self, obj: Any, /) -> bytes:
+        return dumps(obj).encode()
+
+    def loads(self, data: bytes, /) -> Any:
+        return loads(data)
+
+
+_JSON = _CompactJson()
 
 
 def orders(db: Connection, plan_id: str, job_ids: Iterable[str]) -> Made | None:
@@ -70,7 +84,7 @@ def enqueue(transport: Transport, plan: PlanOrder, made: Sequence[tuple[Order, s
     with answers(), transport.redis.pipeline(transaction=False) as pipe:
         transport.put_orders(plan, [order for order, _ in made], pipe)
         for queue, data in by_queue.items():
-            Queue(queue, connection=transport.redis, serializer=JSONSerializer).enqueue_many(data, pipeline=pipe)
+            Queue(queue, connection=transport.redis, serializer=_JSON).enqueue_many(data, pipeline=pipe)
         pipe.execute()
 
 

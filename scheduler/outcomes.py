@@ -101,14 +101,15 @@ def end(
         effects.cancel.append(attempt_id)
     else:
         effects.accepted.append(attempt_id)
-    log.info(
-        "attempt ended",
-        jobId=job["job_id"],
-        planId=job["plan_id"],
-        studyId=job["study_id"],
-        attempt=attempt["attempt"],
-        exitReason=outcome.exitReason,
-        jobState=state,
+    effects.told.append(
+        {
+            "jobId": job["job_id"],
+            "planId": job["plan_id"],
+            "studyId": job["study_id"],
+            "attempt": attempt["attempt"],
+            "exitReason": outcome.exitReason,
+            "jobState": state,
+        }
     )
     progress(db, job["study_id"], effects, now=now)
 

@@ -16,6 +16,9 @@ _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 # Made once: whoever waits for a job's successor waits for these.
 _ATTEMPT = select(attempts).where(attempts.c.attempt_id == bindparam("attempt"))
 _JOB = select(jobs).where(jobs.c.job_id == bindparam("job"))
+_ADD = insert(attempts)
+_SET_ATTEMPT = update(attempts).where(attempts.c.attempt_id == bindparam("of_attempt"))
+_SET_JOB = update(jobs).where(jobs.c.job_id == bindparam("of_job"))
 
 
 def queue(db: Connection, rows: Sequence[RowMapping], *, now: float) -> list[str]:
@@ -32,13 +35,9 @@ def queue(db: Connection, rows: Sequence[RowMapping], *, now: float) -> list[str
         }
         for row in rows
     ]
-    db.execute(insert(attempts), made)
-    db.execute(
-        update(jobs)
-        .where(jobs.c.job_id == bindparam("of_job"))
-        .values(state=JobState.QUEUED, attempt=bindparam("number"), due_at=None, reason=None),
-        [{"of_job": row["job_id"], "number": row["attempt"]} for row in made],
-    )
+    db.execute(_ADD, made)
+    queued = {"state": JobState.QUEUED, "due_at": None, "reason": None}
+    db.execute(_SET_JOB, [{**queued, "of_job": row["job_id"], "attempt": row["attempt"]} for row in made])
     return [str(row["attempt_id"]) for row in made]
 
 
@@ -77,11 +76,11 @@ def start(db: Connection, attempt: RowMapping, *, worker: str, host: str, now: f
 
 
 def end(db: Connection, attempt_id: str, state: AttemptState, values: Mapping[str, Any], *, now: float) -> None:
-    db.execute(update(attempts).where(attempts.c.attempt_id == attempt_id).values(state=state, ended_at=now, **values))
+    db.execute(_SET_ATTEMPT, {**values, "of_attempt": attempt_id, "state": state, "ended_at": now})
 
 
 def set_job(db: Connection, job_id: str, values: Mapping[str, Any]) -> None:
-    db.execute(update(jobs).where(jobs.c.job_id == job_id).values(**values))
+    db.execute(_SET_JOB, {**values, "of_job": job_id})
 
 
 def skip(db: Connection, skipped: Sequence[tuple[str, str]], *, now: float) -> None:

@@ -5,36 +5,23 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
-    Float,
     RowMapping,
-    String,
     and_,
     bindparam,
-    cast,
     func,
     insert,
-    literal,
     select,
     update,
 )
 
+from dcm_processor import identity
 from dcm_processor.ledger.schema import attempts, jobs, plans
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
 
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 
 # Made once: whoever waits for a job's successor waits for these.
-_ADD, _ADD_JOBS = insert(plans), insert(jobs)
-_ADD_ATTEMPTS = insert(attempts).from_select(
-    ["attempt_id", "job_id", "attempt", "state", "queued_at"],
-    select(
-        jobs.c.job_id + "-" + cast(jobs.c.attempt, String),  # identity.attempt_id
-        jobs.c.job_id,
-        jobs.c.attempt,
-        literal(AttemptState.QUEUED.value),
-        bindparam("now", type_=Float),
-    ).where(jobs.c.plan_id == bindparam("plan"), jobs.c.state == JobState.QUEUED),
-)
+_ADD, _ADD_JOBS, _ADD_ATTEMPTS = insert(plans), insert(jobs), insert(attempts)
 _LATEST = (
     select(plans)
     .where(plans.c.study_id == bindparam("study"))
@@ -96,7 +83,19 @@ def add(db: Connection, plan: Mapping[str, Any], job_rows: Sequence[Mapping[str,
     used = [column.key for column in jobs.c if any(row.get(column.key) is not None for row in job_rows)]
     if job_rows:  # all rows alike, and no column that nobody fills
         db.execute(_ADD_JOBS, [{key: row.get(key) for key in used} for row in job_rows])
-        db.execute(_ADD_ATTEMPTS, {"plan": plan["plan_id"], "now": now})
+    queued = [
+        {
+            "attempt_id": identity.attempt_id(row["job_id"], row["attempt"]),
+            "job_id": row["job_id"],
+            "attempt": row["attempt"],
+            "state": AttemptState.QUEUED.value,
+            "queued_at": now,
+        }
+        for row in job_rows
+        if row["state"] == JobState.QUEUED
+    ]
+    if queued:
+        db.execute(_ADD_ATTEMPTS, queued)
 
 
 def drop_attempts(db: Connection, ids: Sequence[str], state: JobState, reason: str, *, now: float) -> list[str]:

@@ -10,6 +10,9 @@ from dcm_processor.ledger.schema import facts, series_owners, studies
 from dcm_processor.vocabulary import StudyState
 
 _SET_PLAN = update(studies).where(studies.c.study_id == bindparam("of_study"))
+_SET_STATE = _SET_PLAN.where(
+    (studies.c.state != bindparam("other_than")) | studies.c.reason.is_distinct_from(bindparam("and_than"))
+)
 
 
 def get(db: Connection, study_id: str) -> RowMapping | None:
@@ -17,12 +20,9 @@ def get(db: Connection, study_id: str) -> RowMapping | None:
 
 
 def set_state(db: Connection, study_id: str, state: StudyState, *, now: float, reason: str | None = None) -> None:
-    db.execute(
-        update(studies)
-        .where(studies.c.study_id == study_id)
-        .where((studies.c.state != state) | (studies.c.reason.is_distinct_from(reason)))
-        .values(state=state, reason=reason, changed_at=now)
-    )
+    """Say where the study stands; `changed_at` is the moment of the last difference."""
+    values = {"state": state, "reason": reason, "changed_at": now}
+    db.execute(_SET_STATE, {**values, "of_study": study_id, "other_than": state, "and_than": reason})
 
 
 def expect_stable(db: Connection, study_id: str, due_at: float | None) -> None:
