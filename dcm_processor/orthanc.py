@@ -16,6 +16,7 @@ from dcm_processor.elements import read_dataset
 from dcm_processor.errors import StudyGoneError
 from dcm_processor.headers import sort_key
 from dcm_processor.rest import GONE, Body, Rest
+from dcm_processor.settings import Settings
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 
@@ -93,6 +94,18 @@ class Orthanc:
         ca_file: str | None = None,
     ) -> None:
         self._rest = Rest(url, username, password, timeout=timeout, connections=connections, ca_file=ca_file)
+
+    @classmethod
+    def of(cls, settings: Settings, *, timeout: float = 30.0, connections: int = 8) -> Self:
+        """The Orthanc that the settings name, asked as the platform's own user."""
+        return cls(
+            settings.orthanc_url,
+            settings.ORTHANC_REST_USERNAME,
+            settings.orthanc_password,
+            timeout=timeout,
+            connections=connections,
+            ca_file=str(settings.EXTRA_CA_FILE) if settings.EXTRA_CA_FILE else None,
+        )
 
     def __str__(self) -> str:
         return str(self._rest)

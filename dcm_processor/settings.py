@@ -1,7 +1,6 @@
 """The configuration: `.env`, then `.env.local`, then the environment; the last wins. Read once, by entry points."""
 
 import os
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -154,7 +153,7 @@ class Settings(BaseSettings):
         """Whether Orthanc is ours to start."""
         return urlsplit(self.ORTHANC_REST_URL).hostname == "orthanc"
 
-    @cached_property
+    @property
     def redis_url(self) -> str:
         """With its password: never to be logged or put into a command line."""
         if self.REDIS_URL:
@@ -163,11 +162,11 @@ class Settings(BaseSettings):
         user = f":{quote(password, safe='')}@" if password else ""
         return f"redis://{user}{self.host(self.REDIS_HOST)}:{self.REDIS_PORT}/0"
 
-    @cached_property
+    @property
     def database_url(self) -> str:
         return self.DATABASE_URL or f"sqlite:///{self.BASEDIR / 'db' / 'ledger.sqlite'}"
 
-    @cached_property
+    @property
     def orthanc_url(self) -> str:
         """Without user and password, without a slash at the end."""
         parts = urlsplit(self.ORTHANC_REST_URL)
@@ -175,7 +174,7 @@ class Settings(BaseSettings):
             return f"{parts.scheme}://127.0.0.1:{self.ORTHANC_PORT}"
         return urlunsplit(parts).rstrip("/")
 
-    @cached_property
+    @property
     def orthanc_password(self) -> str:
         return self.ORTHANC_REST_PASSWORD or self.secret("orthanc_password")
 

@@ -51,7 +51,7 @@ class Controller:
         self._planner = Planner(settings, self._ledger, self._transport, self._results)
         self._store = Store.of(settings)
         self._repair = Repair(self._ledger, self._transport)
-        self._orthanc = Orthanc(settings.orthanc_url, settings.ORTHANC_REST_USERNAME, settings.orthanc_password)
+        self._orthanc = Orthanc.of(settings)
         self._stable_age = settings.STABLE_AGE
         self._stream = StreamReader(settings.redis_url)
         self._logs = LogReceiver(settings.redis_url, self._ledger, settings.logs)

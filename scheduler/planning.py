@@ -38,11 +38,7 @@ class PlanningTask:
     study_id: str
     registry: ServiceRegistry
     folders: Mapping[str, Path]
-    selected: tuple[str, ...]
-    callback_timeout: float
-    orthanc_url: str
-    orthanc_username: str
-    orthanc_password: str = field(repr=False)
+    settings: Settings
     owners: Mapping[str, bool] = field(default_factory=dict)
     planned: frozenset[str] = frozenset()
 
@@ -82,11 +78,7 @@ def task_for(
         study_id=study_id,
         registry=registry,
         folders=store.registry_folders(digests),
-        selected=settings.HEADER_FIELDS,
-        callback_timeout=settings.CALLBACK_TIMEOUT,
-        orthanc_url=settings.orthanc_url,
-        orthanc_username=settings.ORTHANC_REST_USERNAME,
-        orthanc_password=settings.orthanc_password,
+        settings=settings,
         owners=owners,
         planned=planned,
     )
@@ -101,7 +93,7 @@ def plan_study(task: PlanningTask) -> Planned:
     except OrthancUnavailableError as error:
         reason = str(error)
         try:
-            Orthanc(task.orthanc_url, task.orthanc_username, task.orthanc_password).system()
+            Orthanc.of(task.settings).system()
         except TransientError:
             return Planned(Ending.UNAVAILABLE, task.study_id, reason)
         return Planned(Ending.FAILED, task.study_id, reason)
@@ -113,10 +105,10 @@ def plan_study(task: PlanningTask) -> Planned:
 
 
 def _plan_study(task: PlanningTask) -> Planned:
-    orthanc = Orthanc(task.orthanc_url, task.orthanc_username, task.orthanc_password)
+    orthanc = Orthanc.of(task.settings)
     study = orthanc.study(task.study_id)
     asked = {
-        series_id: orthanc.stored_by(instances[0]) == task.orthanc_username
+        series_id: orthanc.stored_by(instances[0]) == task.settings.ORTHANC_REST_USERNAME
         for series_id, instances in study.instances.items()
         if series_id not in task.owners
     }
@@ -128,8 +120,11 @@ def _plan_study(task: PlanningTask) -> Planned:
     if revision in task.planned:
         return Planned(Ending.UNCHANGED, task.study_id, f"revision {revision} has its plan", revision, owners=asked)
     sources = [SeriesSource(series_id, len(ids), orthanc.dataset(ids[0])) for series_id, ids in foreign.items()]
-    headers = build_headers(study.patient_id, task.study_id, sources, task.selected)
-    outcomes = run_callbacks(order(task.registry), headers, task.selected, dict(task.folders), task.callback_timeout)
+    selected = task.settings.HEADER_FIELDS
+    headers = build_headers(study.patient_id, task.study_id, sources, selected)
+    outcomes = run_callbacks(
+        order(task.registry), headers, selected, dict(task.folders), task.settings.CALLBACK_TIMEOUT
+    )
     plan = make_plan(task.registry, headers["seriesIds"], outcomes)
     instances = {series_id: list(foreign[series_id]) for series_id in headers["seriesIds"]}
     return Planned(Ending.PLANNED, task.study_id, "", revision, headers, instances, asked, plan)

@@ -74,7 +74,7 @@ def _write(path: Path, elements: Mapping[str, Any]) -> None:
 
 
 def orthanc_study_id(patient_id: str, study_instance_uid: str) -> str:
-    """Orthanc's identifier: SHA-1 of `PatientID|StudyInstanceUID` in five groups (Orthanc Book, "Orthanc identifiers")."""
+    """Orthanc's identifier: SHA-1 of `PatientID|StudyInstanceUID` in five groups (Orthanc Book, "Identifiers")."""
     digest = hashlib.sha1(f"{patient_id}|{study_instance_uid}".encode(), usedforsecurity=False).hexdigest()
     return "-".join(digest[i : i + 8] for i in range(0, 40, 8))
 

@@ -149,7 +149,9 @@ class OrthancServer(Server):
     name = "Orthanc"
     password = "secret-of-the-test"
 
-    def __init__(self, directory: Path, config: dict[str, Any] | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, config: dict[str, Any] | None = None, env: dict[str, str] | None = None
+    ) -> None:
         super().__init__(directory)
         self.http_port, self.dicom_port = free_port(), free_port()
         self.config = config or {}

@@ -38,9 +38,7 @@ CONNECTIONS = 4
 
 def provide(settings: Settings, order: Order, plan: PlanOrder) -> Path:
     """`dicom_dir` of an attempt; raises what `fetch` raises."""
-    with Orthanc(
-        settings.orthanc_url, settings.ORTHANC_REST_USERNAME, settings.orthanc_password, connections=CONNECTIONS
-    ) as orthanc:
+    with Orthanc.of(settings, connections=CONNECTIONS) as orthanc:
         return fetch(orthanc, settings.data, plan, order.seriesId)
 
 

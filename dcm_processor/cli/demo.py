@@ -41,7 +41,7 @@ def demo(*, force: bool, started_by_us: bool, as_json: bool) -> None:
     console = _console(stderr=as_json)
     with (
         tempfile.TemporaryDirectory(prefix="dcm-processor-demo-") as folder,
-        Orthanc(chosen.orthanc_url, chosen.ORTHANC_REST_USERNAME, chosen.orthanc_password) as orthanc,
+        Orthanc.of(chosen) as orthanc,
         display.Watched(console) as watched,
     ):
         watched.doing("drawing the sample studies")

@@ -52,13 +52,7 @@ class Health:
         self._redis: redis.Redis = redis.Redis.from_url(
             settings.redis_url, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE
         )
-        self._orthanc = Orthanc(
-            settings.orthanc_url,
-            settings.ORTHANC_REST_USERNAME,
-            settings.orthanc_password,
-            timeout=_PATIENCE,
-            ca_file=str(settings.EXTRA_CA_FILE) if settings.EXTRA_CA_FILE else None,
-        )
+        self._orthanc = Orthanc.of(settings, timeout=_PATIENCE)
         self._ledger = Ledger(settings.database_url, busy_timeout=_PATIENCE)
 
     def foreign(self) -> dict[str, Question]:

@@ -79,7 +79,7 @@ class Stack:
                 state, supervisor = running
                 return self._adjust(state, supervisor, scale, watch)
             end_marked(self.settings.BASEDIR, patience=self._patience)  # what a killed supervisord left
-            settings = _with(self.settings, {"STABLE_AGE": DEMO_STABLE_AGE} if demo else {})
+            settings = self.settings.model_copy(update={"STABLE_AGE": DEMO_STABLE_AGE} if demo else {})
             return self._start(settings, 1 if scale is None else scale, watch)
 
     def down(self) -> Down:
@@ -142,7 +142,7 @@ class Stack:
             state = replace(state, scale=scale)
             state.write(self.settings)
         supervisor.start_stopped()
-        as_started = _with(self.settings, {**state.ports, "STABLE_AGE": state.stableAge})
+        as_started = self.settings.model_copy(update={**state.ports, "STABLE_AGE": state.stableAge})
         self._wait(as_started, supervisor, watch)
         now = digests(self.settings)
         changed = tuple(
@@ -238,11 +238,6 @@ def _known_studies(settings: Settings) -> int:
     with closing(Ledger(settings.database_url)) as ledger, ledger.read() as db:
         known = select(func.count()).select_from(studies).where(studies.c.state == StudyState.KNOWN)
         return int(db.execute(known).scalar_one())
-
-
-def _with(settings: Settings, changes: Mapping[str, object]) -> Settings:
-    """The settings with other values, and with nothing remembered that was worked out from the old ones."""
-    return Settings.model_construct(**{key: getattr(settings, key) for key in Settings.model_fields} | dict(changes))
 
 
 def _umask() -> int:
