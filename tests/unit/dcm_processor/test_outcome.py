@@ -9,9 +9,7 @@ from dcm_processor.vocabulary import ExitReason
 
 
 def test_an_outcome_comes_back_from_json_as_it_was() -> None:
-    outcome = Outcome(
-        ExitReason.EXCEPTION, "ValueError: no", "ValueError", "…", {"run": [1.0, 2.5]}, {"a": 1}
-    )
+    outcome = Outcome(ExitReason.EXCEPTION, "ValueError: no", "ValueError", "…", {"run": [1.0, 2.5]}, {"a": 1})
     assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
 
 
