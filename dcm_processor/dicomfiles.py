@@ -6,7 +6,7 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.filereader import read_dataset, read_partial
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dcm_processor.errors import PermanentError, UsageError
 
@@ -42,7 +42,7 @@ class DicomFile:
     member: str | None  # within the archive
     sop_class: UID
     transfer_syntax: UID
-    is_file_format: bool  # a whole file as PS3.10 wants it; else a bare dataset, or a header with gaps
+    is_file_format: bool  # as PS3.10 wants it; else a bare dataset, or a header with gaps or of another instance
 
     @property
     def is_sendable_as_is(self) -> bool:
@@ -280,9 +280,14 @@ def _of_file_format(head: bytes) -> tuple[UID, UID, bool]:
     )
     if not syntax.is_valid:
         raise _DamagedError("damaged: its header does not say the transfer syntax")
-    if sop_class.is_valid and sop_instance.is_valid:
-        return sop_class, syntax, True
-    return _sop_class_of_dataset(head), syntax, False
+    if not (sop_class.is_valid and sop_instance.is_valid):
+        return _sop_class_of_dataset(head), syntax, False
+    if syntax != DeflatedExplicitVRLittleEndian and sop_class != _DICOMDIR:
+        with suppress(Exception):  # what pydicom does not understand is sent as it is
+            uids = _uids_of_dataset(head)
+            if all(uid.is_valid for uid in uids) and uids != (sop_class, sop_instance):
+                return uids[0], syntax, False  # changed by a tool that left the header alone: peers go by the dataset
+    return sop_class, syntax, True
 
 
 def _of_bare_dataset(head: bytes) -> tuple[UID, UID, bool]:
@@ -295,8 +300,12 @@ def _of_bare_dataset(head: bytes) -> tuple[UID, UID, bool]:
 
 
 def _sop_class_of_dataset(head: bytes) -> UID:
-    dataset = read_partial(BytesIO(head), stop_when=_past_instance_uid, force=True)
-    sop_class, sop_instance = UID(dataset.get("SOPClassUID") or ""), UID(dataset.get("SOPInstanceUID") or "")
+    sop_class, sop_instance = _uids_of_dataset(head)
     if not (sop_class.is_valid and sop_instance.is_valid):
         raise _DamagedError("damaged: its SOP class or instance UID is missing")
     return sop_class
+
+
+def _uids_of_dataset(head: bytes) -> tuple[UID, UID]:
+    dataset = read_partial(BytesIO(head), stop_when=_past_instance_uid, force=True)
+    return UID(dataset.get("SOPClassUID") or ""), UID(dataset.get("SOPInstanceUID") or "")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
@@ -172,8 +172,10 @@ class _Line:
     def _store(self, file: DicomFile) -> str | None:
         assert self._association is not None
         try:
-            content: Any = file.path if file.is_sendable_as_is else self._reader.read(file)
             size = file.path.stat().st_size
+            # a deflated dataset of odd length gets a NUL at its end when it is sent (PS3.5 A.5)
+            is_even = file.transfer_syntax != DeflatedExplicitVRLittleEndian or size % 2 == 0
+            content: Any = file.path if file.is_sendable_as_is and is_even else self._reader.read(file)
         except PermanentError as error:
             return str(error)
         except OSError as error:

@@ -1,6 +1,7 @@
 """Sending to peers that behave and misbehave: each instance ends as sent or as rejected with why."""
 
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +125,25 @@ def test_instances_arrive_byte_for_byte_in_the_transfer_syntax_they_have(
     delivery = send(find_dicom([tmp_path / "in"]).files, peer.peer)
     assert (delivery.sent, delivery.rejected, delivery.associations) == (len(SYNTAXES), [], 1)
     assert {uid: (syntax, content) for uid, syntax, content in peer.received} == expected
+
+
+def test_a_deflated_dataset_of_odd_length_is_padded(tmp_path: Path, archive: Callable[..., Archive]) -> None:
+    """PS3.5 A.5; zlib's streams are as long as they are, and peers end the association at an odd fragment."""
+    made = make_study(tmp_path, [{"Modality": "MR", "instances": 1}])
+    dataset = dcmread(made.files[0])
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = tmp_path / "odd.dcm"
+    padding = b""
+    while not padding:
+        dataset.StudyDescription += "x"
+        dataset.save_as(path, enforce_file_format=True)
+        stream = zlib.decompressobj(-zlib.MAX_WBITS)
+        stream.decompress(path.read_bytes()[split_dataset(path)[1] :])
+        padding = stream.unused_data
+    path.write_bytes(path.read_bytes()[: -len(padding)])
+    peer = archive()
+    assert send(find_dicom([path]).files, peer.peer).rejected == []
+    assert len(peer.received[0][2]) % 2 == 0
 
 
 def test_what_a_peer_does_not_take_is_rejected_and_the_rest_sent(

@@ -142,6 +142,17 @@ class TestFiles:
         (file,) = find_dicom([tmp_path / "gaps.dcm"]).files
         assert (file.sop_class, file.is_sendable_as_is) == (dataset.SOPClassUID, False)
 
+    def test_whose_header_names_another_instance_are_known_by_their_dataset(
+        self, tmp_path: Path, instance: Path
+    ) -> None:
+        """As some anonymisers leave them; peers refuse a dataset that is not what its C-STORE announces."""
+        dataset = dcmread(instance)
+        dataset.SOPInstanceUID = "1.2.3"
+        dataset.save_as(tmp_path / "other.dcm")
+        (file,) = find_dicom([tmp_path / "other.dcm"]).files
+        assert (file.sop_class, file.is_sendable_as_is) == (dataset.SOPClassUID, False)
+        assert read(file).SOPInstanceUID == "1.2.3"
+
     def test_without_transfer_syntax_or_uids_are_damaged(self, tmp_path: Path, instance: Path) -> None:
         (tmp_path / "cut.dcm").write_bytes(instance.read_bytes()[:140])
         dataset = dcmread(instance)
