@@ -229,12 +229,23 @@ class _Printed:
 
     def cut_our_frames(self) -> None:
         """Of a dump (innermost frame first) keep the service's frames: the rest is how it was called."""
-        for part in (self._last, self._first):
-            begin = part.rfind(b"Stack (most recent call first):\n")
-            if begin >= 0 and (ours := part.find(_OUR_FRAME, begin)) >= 0:
-                self._size -= len(part) - ours
-                del part[ours:]
-                return
+        title = b"Stack (most recent call first):\n"
+        if (begin := self._last.rfind(title)) >= 0:
+            self._cut(self._last, begin)
+        elif (begin := self._first.rfind(title)) < 0:
+            return
+        elif self._cut(self._first, begin):
+            self._size = len(self._first)  # all that came later is of the dump as well
+            self._last.clear()
+        else:
+            self._cut(self._last, 0)
+
+    def _cut(self, part: bytearray, begin: int) -> bool:
+        ours = part.find(_OUR_FRAME, begin)
+        if ours >= 0:
+            self._size -= len(part) - ours
+            del part[ours:]
+        return ours >= 0
 
     def __str__(self) -> str:
         cut = self._size - len(self._first) - len(self._last)

@@ -111,6 +111,7 @@ class Planner:
             result = _cancel(db, event["study_id"], job_ids, effects, now=now)
         else:
             result = rerun_jobs(db, event["study_id"], job_ids, self._store.load(), effects, now=now)
+            progress(db, event["study_id"], effects, now=now)
         events.settle(db, [event["event_id"]], result, now=now)
         return result
 
@@ -170,6 +171,8 @@ class Planner:
                 if not given_up:
                     return reason
                 result = reason
+        if latest is not None and planned.ending is not Ending.PLANNED:
+            progress(db, study_id, effects, now=now)  # the study stands where its plan stands
         events.settle(db, ids, result, now=now)
         return result
 

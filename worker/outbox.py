@@ -91,6 +91,13 @@ class Outbox:
                 log.error("a folder of the spool cannot be read", attemptId=shipment.attempt_id, why=error.strerror)
             shipment.faulty = True
             return False
+        except TransportUnavailableError:
+            raise
+        except Exception:  # whatever one folder holds, the thread and the other folders go on
+            if not shipment.faulty:
+                log.exception("a folder of the spool cannot be shipped", attemptId=shipment.attempt_id)
+            shipment.faulty = True
+            return False
 
     def _run(self) -> None:
         away = False

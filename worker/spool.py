@@ -16,13 +16,13 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Self
 
+from dcm_processor import service_tree
 from dcm_processor.errors import TransientError
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Report
@@ -137,7 +137,8 @@ class AttemptFolder:
             if short.is_symlink() and short.readlink() == self.scratch / "tmp":
                 short.unlink()
             self._tmpdir.unlink()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        with suppress(OSError):
+            service_tree.remove(self.scratch)
 
     # -- for those that come after the horse
 
@@ -173,7 +174,8 @@ class AttemptFolder:
         if self.alive():
             return False
         self.clear_scratch()
-        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            service_tree.remove(self.path)
         return True
 
 

@@ -15,6 +15,7 @@ from dcm_processor.cli.client import Client
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, show_json
 from dcm_processor.demo import PATIENCE, Demo, rows_of
+from dcm_processor.local.stack import DEMO_STABLE_AGE
 from dcm_processor.local.state import State
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.phantoms import make_samples
@@ -83,9 +84,9 @@ def _show(console: Console, demo: Demo, chosen: Settings, took: float, *, stays:
         job, text = found
         console.print(display.log(job["jobName"], text, _LOG_LINES), soft_wrap=True)
     console.print(display.pages(_pages(chosen)))
-    if stays:
+    if stays and chosen.STABLE_AGE != DEMO_STABLE_AGE:
         console.print(
-            f"\nThe stack runs on, with STABLE_AGE 2 for the demo instead of {chosen.STABLE_AGE}; "
+            f"\nThe stack runs on, with STABLE_AGE {DEMO_STABLE_AGE} for the demo instead of {chosen.STABLE_AGE}; "
             "`bash run.sh --local --down` stops it, and the next start takes yours.",
             soft_wrap=True,
         )

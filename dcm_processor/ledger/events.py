@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from dcm_processor.ledger import studies as studies_of
 from dcm_processor.ledger.schema import events, studies
 from dcm_processor.vocabulary import EventKind, StudyState
 
@@ -35,6 +36,8 @@ def record(
             .where(studies.c.study_id == study_id, studies.c.state == StudyState.KNOWN)
             .values(state=StudyState.RECEIVED, reason=None, changed_at=now)
         )
+    if kind is EventKind.RERUN:  # whoever looks at once shall not take the old plan's end for the new one's
+        studies_of.set_state(db, study_id, StudyState.PLANNING, reason="is to run again", now=now)
     values = {
         "kind": kind,
         "study_id": study_id,

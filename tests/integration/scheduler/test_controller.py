@@ -353,3 +353,20 @@ def test_a_study_deleted_after_its_plan_leaves_the_ledger_as_it_is(
     platform.announce(study.study_id)
     wait_until(lambda: all(event["handledAt"] for event in platform.study(study.study_id)["events"]), 20)
     assert platform.study(study.study_id)["state"] == "finished"
+
+
+def test_a_study_that_is_to_run_again_says_so_at_once_and_stands_as_before_if_nothing_comes_of_it(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    platform.wait_for(study.study_id, "finished")
+    platform.ledger.record_event(EventKind.RERUN, study.study_id)
+    assert platform.study(study.study_id)["state"] in ("planning", "finished")
+    wait_until(lambda: len(platform.study(study.study_id)["plans"]) == 2, 20)
+    platform.wait_for(study.study_id, "finished")
+    requests.delete(f"{orthanc.url}/studies/{study.study_id}", auth=orthanc.auth, timeout=10)
+    platform.ledger.record_event(EventKind.RERUN, study.study_id)
+    platform.transport.wake("test")
+    wait_until(lambda: all(event["handledAt"] for event in platform.study(study.study_id)["events"]), 20)
+    assert platform.study(study.study_id)["state"] == "finished"

@@ -1,6 +1,7 @@
 """A job's log can be read while it is written, and it is known when nothing more will come."""
 
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,24 +33,26 @@ LONG_AGO = LAST_CHUNKS + timedelta(seconds=5)
 @pytest.mark.parametrize(
     ("content", "tried", "offset", "expected"),
     [
-        (b"one\ntwo\n", attempt(), 0, (b"one\ntwo\n", 8, False)),
-        (b"one\ntwo\n", attempt(), 4, (b"two\n", 8, False)),
-        (b"one\ntwo\n", attempt(), 8, (b"", 8, False)),
-        (b"one\ntwo\n", attempt(ended=NOW, size=8), 0, (b"one\ntwo\n", 8, True)),
-        (b"one\n", attempt(ended=NOW, size=8), 0, (b"one\n", 4, False)),
-        (b"one\n", attempt(ended=LONG_AGO, size=8), 0, (b"one\n", 4, True)),
-        (b"one\n", attempt(ended=NOW), 0, (b"one\n", 4, False)),
-        (b"one\n", attempt(ended=LONG_AGO), 0, (b"one\n", 4, True)),
-        (b"one\n", attempt(ended=NOW, size=4), 9, (b"", 4, True)),
-        (None, attempt(), 0, (b"", 0, False)),
-        (None, attempt(ended=NOW, size=0), 0, (b"", 0, True)),
-        (b"\xff\x00\xc3", attempt(ended=NOW, size=3), 0, (b"\xff\x00\xc3", 3, True)),
+        (b"one\ntwo\n", attempt, 0, (b"one\ntwo\n", 8, False)),
+        (b"one\ntwo\n", attempt, 4, (b"two\n", 8, False)),
+        (b"one\ntwo\n", attempt, 8, (b"", 8, False)),
+        (b"one\ntwo\n", lambda: attempt(ended=NOW, size=8), 0, (b"one\ntwo\n", 8, True)),
+        (b"one\n", lambda: attempt(ended=NOW, size=8), 0, (b"one\n", 4, False)),
+        (b"one\n", lambda: attempt(ended=LONG_AGO, size=8), 0, (b"one\n", 4, True)),
+        (b"one\n", lambda: attempt(ended=NOW), 0, (b"one\n", 4, False)),
+        (b"one\n", lambda: attempt(ended=LONG_AGO), 0, (b"one\n", 4, True)),
+        (b"one\n", lambda: attempt(ended=NOW, size=4), 9, (b"", 4, True)),
+        (None, attempt, 0, (b"", 0, False)),
+        (None, lambda: attempt(ended=NOW, size=0), 0, (b"", 0, True)),
+        (b"\xff\x00\xc3", lambda: attempt(ended=NOW, size=3), 0, (b"\xff\x00\xc3", 3, True)),
     ],
 )
-def test_a_part_of_a_log(log: Path, content: bytes | None, tried: dict[str, Any], offset: int, expected: Any) -> None:
+def test_a_part_of_a_log(
+    log: Path, content: bytes | None, tried: Callable[[], dict[str, Any]], offset: int, expected: Any
+) -> None:
     if content is not None:
         log.write_bytes(content)
-    part = read_log(log.parents[3], JOB, tried, offset)
+    part = read_log(log.parents[3], JOB, tried(), offset)
     assert (part.content, part.size, part.complete) == expected
 
 
