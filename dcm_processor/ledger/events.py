@@ -10,8 +10,6 @@ from dcm_processor.ledger import studies as studies_of
 from dcm_processor.ledger.schema import events, studies
 from dcm_processor.vocabulary import EventKind, StudyState
 
-PLANNING_KINDS = (EventKind.STABLE, EventKind.CHANGE, EventKind.QUIET, EventKind.RERUN)
-
 # Made once: the hook waits for these, and making them costs more than running them.
 _RECORD = insert(events)
 _MEET = {
@@ -65,14 +63,6 @@ def due(db: Connection, *, now: float, limit: int = 200) -> Sequence[RowMapping]
         .limit(limit)
     )
     return db.execute(query).mappings().all()
-
-
-def next_due(db: Connection) -> float | None:
-    """When the next event that waits becomes due."""
-    due_at: float | None = db.execute(
-        select(func.min(events.c.due_at)).where(events.c.handled_at.is_(None))
-    ).scalar_one()
-    return due_at
 
 
 def settle(db: Connection, event_ids: Sequence[int], result: str, *, now: float) -> None:

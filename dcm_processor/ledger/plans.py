@@ -140,12 +140,3 @@ def unended(db: Connection) -> Sequence[str]:
 
 def end(db: Connection, plan_id: str, *, now: float) -> None:
     db.execute(update(plans).where(plans.c.plan_id == plan_id).values(ended_at=now))
-
-
-def finished_jobs(db: Connection, study_id: str, before_plan: str | None) -> dict[tuple[str, str | None], RowMapping]:
-    """(jobName, seriesId) -> the newest finished job of the study, for plans that reuse what stands."""
-    query = select(jobs).where(jobs.c.study_id == study_id, jobs.c.state == JobState.FINISHED)
-    if before_plan is not None:
-        query = query.where(jobs.c.plan_id == before_plan)
-    rows = db.execute(query.order_by(jobs.c.created_at)).mappings()
-    return {(row["job_name"], row["series_id"]): row for row in rows}

@@ -1,6 +1,6 @@
 """Studies: where each stands; facts about Orthanc and about who stored a series."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, select, update
@@ -88,11 +88,6 @@ def fact(db: Connection, name: str) -> Any:
 
 def set_fact(db: Connection, name: str, value: Any) -> None:
     _upsert(db, facts, {"name": name}, {"value": value})
-
-
-def known_among(db: Connection, study_ids: Iterable[str]) -> set[str]:
-    """Those of the ids that the ledger has."""
-    return set(db.execute(select(studies.c.study_id).where(studies.c.study_id.in_(list(study_ids)))).scalars())
 
 
 def _upsert(db: Connection, table: Any, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
