@@ -1,11 +1,11 @@
-"""From a plan of 100 applicable jobs to the last enqueue, against one transaction of 100 rows plus `enqueue_many`.
+"""From 100 applicable jobs to the last enqueue, against one transaction of 100 rows plus RQ's `enqueue_many` of 100.
 
     .venv/bin/python benchmarks/plan.py [--rounds 40]
 
-Both ways run in turn, on the same SQLite (WAL, synchronous=FULL) and the same Valkey. The plan's way begins with the
-plan decided and ends with the last attempt in its queue. The bare way writes 100 rows of the same table, made
-beforehand, and calls RQ's `enqueue_many` for 100 jobs. The medians' ratio is what counts (at most 1.5); beside it
-stands the ratio to 100 rows of two columns. Exit status 1 above the limit.
+Both ways run in turn, on the same SQLite (WAL, synchronous=FULL) and the same Valkey. Ours begins with the callbacks'
+outcomes (the plan is made within the time) and ends with the last attempt in its queue. The bare way writes 100 rows of
+two columns. The medians' ratio is what counts (at most 1.5); beside it, for orientation, stands the ratio to 100 rows
+like the jobs' own. Exit status 1 above the limit.
 """
 
 import argparse
@@ -61,8 +61,9 @@ class Bench:
         self.queue = Queue("bare", connection=self.transport.redis, serializer=JSONSerializer)
 
     def ours(self) -> float:
-        planned, effects = self._planned(), Effects()
+        study_id, effects = self._study(), Effects()
         began = time.perf_counter()
+        planned = self._planned(study_id)
         with self.ledger.write() as db:
             adopt(db, planned, why="", selected=["*"], faults=[], wanted=None, effects=effects, now=time.time())
         effects.carry_out(self.ledger, self.transport, self.results)
@@ -70,7 +71,7 @@ class Bench:
 
     def bare(self, table: Table) -> float:
         """One transaction of 100 rows of the table, and `enqueue_many`."""
-        planned, rows = self._planned(), []
+        planned, rows = self._planned(self._study()), []
         if table is jobs:
             with self.ledger.write() as db:
                 plan_id = adopt(
@@ -86,9 +87,12 @@ class Bench:
         self.queue.enqueue_many([Queue.prepare_data(FUNCTION, args=(i,), job_id=i, timeout=-1) for i in ids])
         return time.perf_counter() - began
 
-    def _planned(self) -> Planned:
+    def _study(self) -> str:
         study_id = str(uuid.uuid4())
         self.ledger.record_event(EventKind.STABLE, study_id)
+        return study_id
+
+    def _planned(self, study_id: str) -> Planned:
         outcomes = {JobKey(job.name, None): CallbackOutcome(applies=True) for job in self.registry.jobs}
         headers = {"StudyDate": "20260101", "seriesIds": ["s"], "series": [{"seriesId": "s", "Modality": "MR"}]}
         plan = make_plan(self.registry, ["s"], outcomes)
@@ -109,8 +113,8 @@ def main() -> int:
     print(f"plan of {JOBS} jobs to the last enqueue:                        median {ours * 1000:.1f} ms")
     print(f"one transaction of {JOBS} such rows + enqueue_many:             median {bare * 1000:.1f} ms")
     print(f"one transaction of {JOBS} rows of two columns + enqueue_many:   median {barest * 1000:.1f} ms")
-    print(f"ratio {ours / bare:.2f} (limit {LIMIT}); to rows of two columns {ours / barest:.2f}")
-    return 0 if ours / bare <= LIMIT else 1
+    print(f"ratio {ours / barest:.2f} (limit {LIMIT}); to rows like the jobs' own {ours / bare:.2f}")
+    return 0 if ours / barest <= LIMIT else 1
 
 
 if __name__ == "__main__":
