@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from redis.client import Pipeline
 from rq import Queue
 from rq.serializers import Serializer
 from sqlalchemy import Connection
@@ -68,24 +69,26 @@ def enqueue(transport: Transport, plan: PlanOrder, made: Sequence[tuple[Order, s
     is missing, and an attempt that is pushed twice is claimed once. So this needs no transaction of Redis, which would
     cost as much again.
     """
-    by_queue: dict[str, list[Any]] = defaultdict(list)
+    by_queue: dict[str, list[Order]] = defaultdict(list)
     for order, queue in made:
-        by_queue[queue].append(
-            Queue.prepare_data(
-                FUNCTION,
-                args=(order.attemptId,),
-                job_id=order.attemptId,
-                description=f"{order.jobName} of {order.studyId}",
-                timeout=-1,
-                result_ttl=RESULT_TTL,
-                failure_ttl=FAILURE_TTL,
-            )
-        )
+        by_queue[queue].append(order)
     with answers(), transport.redis.pipeline(transaction=False) as pipe:
         transport.put_orders(plan, [order for order, _ in made], pipe)
-        for queue, data in by_queue.items():
-            Queue(queue, connection=transport.redis, serializer=_JSON).enqueue_many(data, pipeline=pipe)
+        for queue, attempts in by_queue.items():
+            _push(Queue(queue, connection=transport.redis, serializer=_JSON), attempts, pipe)
         pipe.execute()
+
+
+def _push(queue: Queue, orders: Sequence[Order], pipe: Pipeline) -> None:
+    """What RQ's `enqueue_many` does, in half the time: one job, saved under each id, and all ids pushed at once."""
+    job = queue.create_job(FUNCTION, timeout=-1, result_ttl=RESULT_TTL, failure_ttl=FAILURE_TTL)
+    job.enqueued_at = job.created_at
+    for order in orders:
+        job.id, job.args = order.attemptId, (order.attemptId,)
+        job.description = f"{order.jobName} of {order.studyId}"
+        job.save(pipeline=pipe)
+    pipe.sadd(queue.redis_queues_keys, queue.key)
+    pipe.rpush(queue.key, *(order.attemptId for order in orders))
 
 
 class _PlanView:

@@ -1,0 +1,66 @@
+"""RQ and its tools find our attempts as if RQ had enqueued them."""
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from dcm_processor.transport import Order, PlanOrder, Transport
+from scheduler.enqueue import FAILURE_TTL, FUNCTION, RESULT_TTL, enqueue
+from tests.servers import ValkeyServer
+
+
+@pytest.fixture
+def transport(tmp_path: Path) -> Iterator[Transport]:
+    with ValkeyServer(tmp_path / "valkey") as valkey:
+        transport = Transport(valkey.url)
+        yield transport
+        transport.close()
+
+
+def order(number: int) -> Order:
+    return Order(
+        attemptId=f"p-{number}-1", jobId=f"p-{number}", attempt=1, planId="p", studyId="st", seriesId=None,
+        jobName=f"job-{number}", service="svc", digest="d", worker="svc.work", timeout=60, memory=None, params={},
+        inputs={}, outcomes={},
+    )  # fmt: skip
+
+
+def stored(transport: Transport) -> dict[str, dict[bytes, Any]]:
+    """Job id -> RQ's fields of it, its data read and its times left out."""
+    found = {}
+    for key in transport.redis.keys("rq:job:*"):  # type: ignore[union-attr]
+        fields: dict[bytes, Any] = transport.redis.hgetall(key)  # type: ignore[assignment]
+        assert fields.pop(b"created_at")
+        assert fields.pop(b"enqueued_at")
+        fields[b"data"] = JSONSerializer.loads(zlib.decompress(fields[b"data"]))
+        found[key.decode().removeprefix("rq:job:")] = fields
+    return found
+
+
+def test_attempts_lie_in_redis_as_rq_itself_would_have_put_them(transport: Transport) -> None:
+    made = [(order(number), "low" if number == 3 else "default") for number in range(5)]
+    enqueue(transport, PlanOrder("p", "st", headers={}, selected=["*"], instances={}), made)
+    ours = (
+        stored(transport),
+        {queue.name: queue.job_ids for queue in Queue.all(transport.redis, serializer=JSONSerializer)},
+    )
+
+    transport.redis.flushdb()
+    for each, queue in made:
+        one = Queue.prepare_data(
+            FUNCTION, args=(each.attemptId,), job_id=each.attemptId, description=f"{each.jobName} of {each.studyId}",
+            timeout=-1, result_ttl=RESULT_TTL, failure_ttl=FAILURE_TTL,
+        )  # fmt: skip
+        Queue(queue, connection=transport.redis, serializer=JSONSerializer).enqueue_many([one])
+    theirs = (
+        stored(transport),
+        {queue.name: queue.job_ids for queue in Queue.all(transport.redis, serializer=JSONSerializer)},
+    )
+
+    assert len(ours[0]) == 5
+    assert ours == theirs
