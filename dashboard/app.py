@@ -45,7 +45,7 @@ def create_app(settings: Settings | None = None, *, ledger: studies.Source | Non
 def _password(settings: Settings) -> str:
     password = settings.secret("dashboard_password")
     if not password:
-        path = settings.BASEDIR / "secrets" / "dashboard_password"
+        path = settings.secrets / "dashboard_password"
         raise SettingsError(f"{path} is empty: put a password into it, or remove it and start again to have one made")
     return password
 

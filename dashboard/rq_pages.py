@@ -38,6 +38,7 @@ from werkzeug.exceptions import MethodNotAllowed
 from dashboard.problems import problem
 from dashboard.reading import TIMEOUT, ReadingRedis
 from dcm_processor.identity import split_attempt_id
+from dcm_processor.redis_connection import connect_as
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +62,8 @@ def install(app: Flask, redis_url: str) -> None:
         RQ_DASHBOARD_DISABLE_DELETE=True,
         RQ_DASHBOARD_POLL_INTERVAL=3000,
     )
-    app.redis_conn = ReadingRedis.from_url(  # type: ignore[attr-defined] # the name rq-dashboard looks under
+    app.redis_conn = connect_as(  # type: ignore[attr-defined] # the name rq-dashboard looks under
+        ReadingRedis,
         redis_url,
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -13,6 +13,8 @@ from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS
 from dcm_processor.vocabulary import Level
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+PASSWORD_FILE = "password_file"  # noqa: S105 - the name of a URL's parameter
+"""The parameter of a Redis URL of ours that names the file with the password."""
 _OUR_HOSTS = frozenset({"redis", "orthanc", "scheduler"})
 
 Words = Annotated[
@@ -38,13 +40,16 @@ class Settings(BaseSettings):
     MODULES: Path | None = None
     DATA: Path | None = None
     LOGS: Path | None = None
+    SECRETS: Path | None = None
 
     REDIS_HOST: str = "redis"
     REDIS_PORT: Port = 6379
+    REDIS_TLS: bool = False
     REDIS_URL: str | None = None
     DATABASE_URL: str | None = None
     SCHEDULER_HOST: str = "scheduler"
     SCHEDULER_PORT: Port = 5000
+    SCHEDULER_TLS: bool = False
     ORTHANC_REST_URL: str = "http://orthanc:8042"
     ORTHANC_REST_USERNAME: str = "dcmproc"
     ORTHANC_REST_PASSWORD: str | None = None
@@ -63,6 +68,7 @@ class Settings(BaseSettings):
     HEADER_FIELDS: Words = DEFAULT_HEADER_FIELDS
     CALLBACK_TIMEOUT: Annotated[float, Field(gt=0)] = 10
     WORKER_STOP_GRACE: Annotated[float, Field(ge=0)] = 10
+    RUN_SCRIPTS: bool = False
 
     HTTP_PROXY: str | None = None
     HTTPS_PROXY: str | None = None
@@ -86,7 +92,7 @@ class Settings(BaseSettings):
         return settings.model_copy(
             update={
                 key: (checkout / value).resolve()
-                for key in ("BASEDIR", "REGISTRY", "MODULES", "DATA", "LOGS", "EXTRA_CA_FILE", "WHEEL_DIR")
+                for key in ("BASEDIR", "REGISTRY", "MODULES", "DATA", "LOGS", "SECRETS", "EXTRA_CA_FILE", "WHEEL_DIR")
                 if (value := getattr(settings, key)) is not None
             }
         )
@@ -118,6 +124,11 @@ class Settings(BaseSettings):
     def logs(self) -> Path:
         """Programs' logs; jobs' logs lie below `jobs/`."""
         return self.LOGS or self.BASEDIR / "logs"
+
+    @property
+    def secrets(self) -> Path:
+        """One file a secret."""
+        return self.SECRETS or self.BASEDIR / "secrets"
 
     @property
     def run(self) -> Path:
@@ -155,12 +166,20 @@ class Settings(BaseSettings):
 
     @property
     def redis_url(self) -> str:
-        """With its password: never to be logged or put into a command line."""
-        if self.REDIS_URL:
-            return self.REDIS_URL
-        password = self.secret("redis_password", missing_ok=True)
-        user = f":{quote(password, safe='')}@" if password else ""
-        return f"redis://{user}{self.host(self.REDIS_HOST)}:{self.REDIS_PORT}/0"
+        """As `redis_connection.connect` takes it: it names the file with the password, not the password.
+
+        A REDIS_URL is taken as it is, and may hold one.
+        """
+        url = self.REDIS_URL
+        options: dict[str, str] = {}
+        if url is None:
+            scheme = "rediss" if self.REDIS_TLS else "redis"
+            url = f"{scheme}://{self.host(self.REDIS_HOST)}:{self.REDIS_PORT}/0"
+            if self.secret("redis_password", missing_ok=True):
+                options[PASSWORD_FILE] = str(self.secrets / "redis_password")
+        if url.startswith("rediss:") and self.EXTRA_CA_FILE is not None and "ssl_ca_certs" not in url:
+            options["ssl_ca_certs"] = str(self.EXTRA_CA_FILE)
+        return f"{url}{'&' if '?' in url else '?'}{urlencode(options)}" if options else url
 
     @property
     def database_url(self) -> str:
@@ -180,22 +199,20 @@ class Settings(BaseSettings):
 
     @property
     def scheduler_url(self) -> str:
-        return f"http://{self.host(self.SCHEDULER_HOST)}:{self.SCHEDULER_PORT}"
+        return f"{'https' if self.SCHEDULER_TLS else 'http'}://{self.host(self.SCHEDULER_HOST)}:{self.SCHEDULER_PORT}"
 
     def secret(self, name: str, *, missing_ok: bool = False) -> str:
-        """The text of BASEDIR/secrets/<name>.
+        """The text of a secret as it is now.
 
         Raises SettingsError where it cannot be read; with `missing_ok` a missing one is "".
         """
-        path = self.BASEDIR / "secrets" / name
+        path = self.secrets / name
         try:
             return path.read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             if missing_ok:
                 return ""
-            raise SettingsError(
-                f"the secret {path} does not exist; `bash run.sh --local` makes it at the first start"
-            ) from None
+            raise SettingsError(f"the secret {path} does not exist; run.sh makes it at the first start") from None
         except OSError as error:
             raise SettingsError(f"the secret {path} cannot be read: {error.strerror}") from None
 

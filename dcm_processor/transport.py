@@ -20,6 +20,7 @@ from redis.retry import Retry
 
 from dcm_processor.compact_json import dumps, loads
 from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.redis_connection import connect
 
 PREFIX = "dcmproc:"
 WAKE = PREFIX + "wake"
@@ -106,7 +107,7 @@ class Transport:
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
         self.url = url
-        self.redis: redis.Redis = redis.Redis.from_url(
+        self.redis: redis.Redis = connect(
             url,
             socket_timeout=timeout + 5,
             socket_connect_timeout=timeout,

@@ -8,6 +8,7 @@ from redis.retry import Retry
 
 from dcm_processor.errors import LedgerUnavailableError
 from dcm_processor.ledger import Ledger
+from dcm_processor.redis_connection import connect
 from dcm_processor.settings import Settings, checkout_from_environment
 from dcm_processor.store import Store
 from dcm_processor.transport import Transport
@@ -46,7 +47,7 @@ def create_app(
     """
     settings = settings or Settings.load(checkout_from_environment())
     ledger = ledger or _open_ledger(settings)
-    quick = redis.Redis.from_url(
+    quick = connect(
         settings.redis_url,
         socket_timeout=REDIS_PATIENCE,
         socket_connect_timeout=REDIS_PATIENCE,
@@ -55,7 +56,7 @@ def create_app(
     app = Flask("scheduler", static_folder=None)
     app.extensions[EXTENSION] = Parts(
         settings=settings,
-        tokens=Tokens(settings.BASEDIR / "secrets"),
+        tokens=Tokens(settings.secrets),
         ledger=ledger,
         recorder=Recorder(ledger),
         waker=Waker(transport if transport is not None else Transport(settings.redis_url)),

@@ -26,6 +26,7 @@ from rq.worker import Worker, WorkerStatus
 
 from dcm_processor.outcome import Outcome
 from dcm_processor.process import adopt_orphans, die_with_parent
+from dcm_processor.redis_connection import connect
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import ExitReason
 from worker import reaper
@@ -293,7 +294,7 @@ def serve(settings: Settings) -> None:
 
 
 def _connection(url: str) -> redis.Redis:
-    return redis.Redis.from_url(
+    return connect(
         url,
         socket_timeout=10,
         socket_connect_timeout=5,

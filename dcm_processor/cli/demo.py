@@ -104,7 +104,7 @@ def _outputs(demo: Demo, chosen: Settings) -> dict[str, list[Path]]:
 
 
 def _pages(chosen: Settings) -> Sequence[tuple[str, str, str]]:
-    secrets = chosen.BASEDIR / "secrets"
+    secrets = chosen.secrets
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(chosen.BIND_ADDRESS, chosen.BIND_ADDRESS)  # noqa: S104 - read
     dashboard = f"http://{host}:{chosen.DASHBOARD_PORT}"
     admin = "user admin, password in {}"

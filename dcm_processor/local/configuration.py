@@ -38,7 +38,7 @@ def environment(settings: Settings, inherited: Mapping[str, str], socket: Path) 
         "DCM_PROCESSOR_HOME": str(CHECKOUT),
         "TCP_NODELAY": "1",  # for Orthanc's DCMTK: with Nagle's algorithm each C-STORE waits 40 ms for a delayed ACK
         "HOOK_URL": f"{settings.scheduler_url}/stable-study",
-        "HOOK_TOKEN_FILE": str(settings.BASEDIR / "secrets" / "hook_token"),
+        "HOOK_TOKEN_FILE": str(settings.secrets / "hook_token"),
         SOCKET: str(socket),
         MARK: str(settings.BASEDIR),
     }

@@ -14,6 +14,7 @@ from dcm_processor.errors import DcmProcessorError
 from dcm_processor.ledger import Ledger, studies
 from dcm_processor.ledger.schema import leases
 from dcm_processor.orthanc import Orthanc
+from dcm_processor.redis_connection import connect
 from dcm_processor.settings import Settings
 
 WORKERS = "workers"
@@ -49,7 +50,7 @@ class Health:
         self._pids = pids
         self._http = requests.Session()
         self._http.trust_env = False  # no proxy stands before our own hosts
-        self._redis: redis.Redis = redis.Redis.from_url(
+        self._redis: redis.Redis = connect(
             settings.redis_url, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE
         )
         self._orthanc = Orthanc.of(settings, timeout=_PATIENCE)

@@ -1,6 +1,7 @@
 """The configuration: .env, then .env.local, then the environment; the last wins; all faults are told together."""
 
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -77,4 +78,22 @@ def test_secrets_are_read_from_their_files_and_a_missing_one_is_named(checkout: 
     secrets.mkdir(parents=True)
     (secrets / "redis_password").write_text("a/b:c\n")
     assert settings.secret("redis_password") == "a/b:c"
-    assert Settings.load(checkout).redis_url == "redis://:a%2Fb%3Ac@127.0.0.1:6379/0"
+
+
+def test_the_address_of_redis_names_the_passwords_file_not_the_password(checkout: Path) -> None:
+    secrets = checkout / "basedir" / "secrets"
+    secrets.mkdir(parents=True)
+    (secrets / "redis_password").write_text("a/b:c\n")
+    url = Settings.load(checkout).redis_url
+    assert url == f"redis://127.0.0.1:6379/0?{urlencode({'password_file': secrets / 'redis_password'})}"
+
+
+def test_other_hosts_are_reached_over_tls_where_that_is_wanted(checkout: Path) -> None:
+    (checkout / ".env.local").write_text(
+        "REDIS_HOST=head.example.org\nREDIS_TLS=true\nREDIS_PORT=6380\nEXTRA_CA_FILE=ca.pem\n"
+        "SCHEDULER_HOST=head.example.org\nSCHEDULER_TLS=true\nSCHEDULER_PORT=5443\n"
+    )
+    settings = Settings.load(checkout)
+    ca_file = urlencode({"ssl_ca_certs": checkout / "ca.pem"})
+    assert settings.redis_url == f"rediss://head.example.org:6380/0?{ca_file}"
+    assert settings.scheduler_url == "https://head.example.org:5443"
