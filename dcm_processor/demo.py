@@ -75,9 +75,13 @@ class Followed:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether nothing more will happen to it.
+
+        A study whose sending paused was stable, and planned, before it was whole; then the plan of all of it is to come.
+        """
         if self.plan is not None:
-            return self.plan["endedAt"] is not None
+            whole = self.plan["numberOfInstances"] >= len(self.sample.files)
+            return whole and self.plan["endedAt"] is not None
         if self.rerun is not None:
             return self._rerun_result is not None
         return bool(self.view.get("state") == StudyState.UNPLANNED)

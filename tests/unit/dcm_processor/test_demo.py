@@ -1,6 +1,7 @@
 """The demo's decisions: when it refuses, what it asks for again, how it judges what came of it."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,10 +17,12 @@ from dcm_processor.store import Store
 
 PEER = Peer("127.0.0.1", 4242)
 MOMENT = "2026-01-01T00:00:00.000Z"
+INSTANCES = 4
 
 
 def sample(modality: str = "CT") -> SampleStudy:
-    return SampleStudy(modality, "Demo: a thing", f"DEMO-{modality}", f"1.2.{len(modality)}", {"1.2.3": "One"}, ())
+    files = tuple(Path(f"{number}.dcm") for number in range(INSTANCES))
+    return SampleStudy(modality, "Demo: a thing", f"DEMO-{modality}", f"1.2.{len(modality)}", {"1.2.3": "One"}, files)
 
 
 def attempt(**changes: Any) -> dict[str, Any]:
@@ -35,8 +38,9 @@ def job(state: str | None = "finished", verdict: str = "scheduled", **changes: A
     }  # fmt: skip
 
 
-def plan(*jobs: Mapping[str, Any], run: int = 1, ended: bool = True) -> dict[str, Any]:
-    return {"planId": f"s-abc-{run}", "endedAt": MOMENT if ended else None, "jobs": list(jobs)}
+def plan(*jobs: Mapping[str, Any], run: int = 1, ended: bool = True, instances: int = INSTANCES) -> dict[str, Any]:
+    ended_at = MOMENT if ended else None
+    return {"planId": f"s-abc-{run}", "endedAt": ended_at, "numberOfInstances": instances, "jobs": list(jobs)}
 
 
 def view(*plans: Mapping[str, Any], state: str = "finished", **changes: Any) -> dict[str, Any]:
@@ -85,6 +89,7 @@ def sending(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def answer(*rejected: str) -> None:
         refusals = [SimpleNamespace(name="x", reason=reason) for reason in rejected]
         delivery = Delivery(sent=4, rejected=cast("Any", refusals))
+        monkeypatch.setattr(module, "find_dicom", lambda paths: SimpleNamespace(files=list(paths)))
         monkeypatch.setattr(module, "send", lambda _files, _peer, _on_file: delivery)
 
     answer()
@@ -189,6 +194,15 @@ class TestFollowing:
         demo.send(PEER, lambda: None)
         demo.follow(10, lambda _rows: None)
         assert rows_of(demo.followed, set())[0].reason == "planning failed 5 times"
+        assert not demo.followed[0].succeeded
+
+    def test_waits_for_the_plan_of_the_whole_study_where_the_sending_paused(self) -> None:
+        """A pause as long as STABLE_AGE has what came so far planned; the rest comes with a plan of its own."""
+        early = plan(job(), instances=INSTANCES - 1)
+        whole = {**plan(job("failed")), "planId": "s-whole-1"}
+        api = FakeApi({sample().study_id: [view(early), view(early), view(whole, early, state="failed")]})
+        demo = make(api)
+        demo.follow(10, lambda _rows: None)
         assert not demo.followed[0].succeeded
 
     def test_ends_at_a_study_that_cannot_be_planned(self) -> None:
