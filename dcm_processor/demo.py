@@ -77,7 +77,7 @@ class Followed:
     def ended(self) -> bool:
         """Whether nothing more will happen to it.
 
-        A study whose sending paused was stable, and planned, before it was whole; then the plan of all of it is to come.
+        A study whose sending paused was stable and planned before it was whole; the plan of all of it is to come then.
         """
         if self.plan is not None:
             whole = self.plan["numberOfInstances"] >= len(self.sample.files)

@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     CALLBACK_TIMEOUT: Annotated[float, Field(gt=0)] = 10
     WORKER_STOP_GRACE: Annotated[float, Field(ge=0)] = 10
     RUN_SCRIPTS: bool = False
+    ALIVE_FILE: Path | None = None
 
     HTTP_PROXY: str | None = None
     HTTPS_PROXY: str | None = None
@@ -183,7 +184,22 @@ class Settings(BaseSettings):
 
     @property
     def database_url(self) -> str:
-        return self.DATABASE_URL or f"sqlite:///{self.BASEDIR / 'db' / 'ledger.sqlite'}"
+        """Without the password of a PostgreSQL that is ours: its host's name is `postgres`, libpq reads a file."""
+        url = self.DATABASE_URL or f"sqlite:///{self.BASEDIR / 'db' / 'ledger.sqlite'}"
+        if not self.starts_postgres:
+            return url
+        passfile = self.passfile if self.SECRETS is None else self.SECRETS / self.passfile.name
+        return f"{url}{'&' if '?' in url else '?'}{urlencode({'passfile': passfile})}"
+
+    @property
+    def starts_postgres(self) -> bool:
+        """Whether PostgreSQL is ours to start, which only containers do."""
+        return self.MODE == "containers" and urlsplit(self.DATABASE_URL or "").hostname == "postgres"
+
+    @property
+    def passfile(self) -> Path:
+        """The password of our PostgreSQL as libpq reads it (PostgreSQL's manual, 34.16 "The Password File")."""
+        return self.run / "postgres_passfile"
 
     @property
     def orthanc_url(self) -> str:
@@ -192,6 +208,28 @@ class Settings(BaseSettings):
         if parts.hostname == "orthanc" and self.MODE == "local":
             return f"{parts.scheme}://127.0.0.1:{self.ORTHANC_PORT}"
         return urlunsplit(parts).rstrip("/")
+
+    @property
+    def dicom_address(self) -> tuple[str, int]:
+        """Where our own Orthanc takes DICOM, as a program of ours reaches it; a foreign one's port is DICOM_PORT."""
+        host = urlsplit(self.orthanc_url).hostname or "127.0.0.1"
+        return host, 4242 if self.MODE == "containers" and self.starts_orthanc else self.DICOM_PORT
+
+    @property
+    def orthanc_page(self) -> str:
+        """Orthanc's address for a browser on this machine."""
+        return f"{self.published(self.ORTHANC_PORT)}" if self.starts_orthanc else self.orthanc_url
+
+    @property
+    def dashboard_page(self) -> str:
+        """The dashboard's address for a browser on this machine."""
+        return self.published(self.DASHBOARD_PORT)
+
+    def published(self, port: int) -> str:
+        """The URL of a port that is published on BIND_ADDRESS, for a client on this machine."""
+        bind = self.BIND_ADDRESS
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104 - listened on, not opened
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     @property
     def orthanc_password(self) -> str:

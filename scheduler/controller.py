@@ -18,6 +18,7 @@ from dcm_processor.errors import DcmProcessorError, TransientError
 from dcm_processor.ledger import Lease, LeaseLostError, Ledger, leases
 from dcm_processor.logging import set_up_logging
 from dcm_processor.orthanc import Orthanc
+from dcm_processor.process import show_alive
 from dcm_processor.settings import Settings, checkout_from_environment
 from dcm_processor.store import Store
 from dcm_processor.transport import REPORTS, Report, Transport, parse_report
@@ -53,6 +54,7 @@ class Controller:
         self._repair = Repair(self._ledger, self._transport)
         self._orthanc = Orthanc.of(settings)
         self._stable_age = settings.STABLE_AGE
+        self._alive_file = settings.ALIVE_FILE
         self._stream = StreamReader(settings.redis_url)
         self._logs = LogReceiver(settings.redis_url, self._ledger, settings.logs)
         self._stopped = threading.Event()
@@ -137,6 +139,7 @@ class Controller:
     def _renew(self, lease: Lease) -> None:
         with self._ledger.write(lease) as db:
             leases.renew(db, lease, now=time.time(), seconds=LEASE_SECONDS)
+        show_alive(self._alive_file)
 
     def _repair_attempts(self, lease: Lease, effects: Effects) -> None:
         self._repair.attempts(lease, effects)

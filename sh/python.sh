@@ -65,7 +65,7 @@ refuse_under_a_running_stack() { # packages are not exchanged under programs tha
 }
 
 make_environment() {
-  local lock=$1 uv
+  local lock=$1
   refuse_under_a_running_stack
   say "making the Python environment in .venv"
   reach_the_net
@@ -73,7 +73,7 @@ make_environment() {
     [[ ! -e $venv || -e $venv/pyvenv.cfg ]] || fail "$venv is there and is no Python environment; move it away"
     rm -rf "$venv"
     find_python
-    if uv=$(command -v uv); then
+    if command -v uv >/dev/null; then
       uv venv --quiet --python "$(command -v "$python")" "$venv"
     else
       "$python" -m venv "$venv"
@@ -81,19 +81,33 @@ make_environment() {
     printf '%s\n' "$checkout" >"$venv/checkout"
   fi
   rm -f "$venv"/made-from-*
-
-  if ! uv=$(command -v uv); then
-    uv=$venv/bin/uv
-    # pip brings uv, from the same lock, and uv the rest: seconds instead of a minute
-    [[ -x $uv ]] || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
-      --requirement <(sed -n '/^uv==/,/[^\\]$/p' "$checkout/requirements/$lock.txt")
-  fi
-  local install=("$uv" pip install --quiet --python "$venv/bin/python")
-  "${install[@]}" --compile-bytecode --require-hashes --requirement "$checkout/requirements/$lock.txt"
-  "${install[@]}" --no-deps --build-constraints "$checkout/requirements/build.txt" --editable "$checkout"
+  install_lock "$lock"
+  install_project
 
   [[ $lock != dev ]] || fingerprint server >"$venv/made-from-server" # dev.txt holds all of server.txt
   fingerprint "$lock" >"$venv/made-from-$lock"
+}
+
+find_uv() { # sets uv; where the machine has none, pip brings it from lock $1, and uv the rest: seconds instead of a minute
+  if ! uv=$(command -v uv); then
+    uv=$venv/bin/uv
+    [[ -x $uv ]] || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+      --requirement <(sed -n '/^uv==/,/[^\\]$/p' "$checkout/requirements/$1.txt")
+  fi
+}
+
+install_lock() { # what lock $1 names, each file by its hash
+  local uv
+  find_uv "$1"
+  "$uv" pip install --quiet --python "$venv/bin/python" --compile-bytecode --require-hashes \
+    --requirement "$checkout/requirements/$1.txt"
+}
+
+install_project() { # this checkout itself, as it lies here
+  local uv
+  find_uv server
+  "$uv" pip install --quiet --python "$venv/bin/python" --no-deps \
+    --build-constraints "$checkout/requirements/build.txt" --editable "$checkout"
 }
 
 reach_the_net() { # proxies, mirrors and authorities of .env, for pip and uv

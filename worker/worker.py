@@ -25,7 +25,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import Worker, WorkerStatus
 
 from dcm_processor.outcome import Outcome
-from dcm_processor.process import adopt_orphans, die_with_parent
+from dcm_processor.process import adopt_orphans, die_with_parent, show_alive
 from dcm_processor.redis_connection import connect
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import ExitReason
@@ -99,6 +99,7 @@ class AttemptWorker(Worker):
         if now >= self._beat_at:
             self._beat_at = now + _BEAT_SECONDS
             self.heartbeat()
+            show_alive(self._settings.ALIVE_FILE)
             self._register_again()
         if self.should_run_maintenance_tasks:
             self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
@@ -185,6 +186,7 @@ class AttemptWorker(Worker):
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Keep RQ informed; Redis being away is no reason to leave a running horse."""
+        show_alive(self._settings.ALIVE_FILE)
         try:
             super().maintain_heartbeats(job, execution)
         except redis.RedisError as error:

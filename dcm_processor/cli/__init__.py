@@ -20,6 +20,7 @@ _NOUNS = {  # imported only where they are used: `--help` need not wait for what
     "send": "Send DICOM files, folders and zip archives, as a scanner does.",
     "demo": "Send sample studies and show what becomes of them.",
     "stack": "Start and stop everything on this machine.",
+    "containers": "For run.sh: what containers find when they start.",
 }
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -15,12 +14,11 @@ from dcm_processor.cli.client import Client
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, show_json
 from dcm_processor.demo import PATIENCE, Demo, rows_of
-from dcm_processor.local.stack import DEMO_STABLE_AGE
-from dcm_processor.local.state import State
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.phantoms import make_samples
 from dcm_processor.scanner import Peer
 from dcm_processor.settings import Settings, checkout_from_environment
+from dcm_processor.stack_state import DEMO_STABLE_AGE, State
 from dcm_processor.store import Store
 
 _LOG_LINES = 12
@@ -53,8 +51,7 @@ def demo(*, force: bool, started_by_us: bool, as_json: bool) -> None:
         watched.doing("installing services")
         run.install(checkout_from_environment() / "services")
         watched.step("services temp and dcm2nii are installed")
-        host = urlsplit(chosen.orthanc_url).hostname or "127.0.0.1"
-        sent = run.send(Peer(host, chosen.DICOM_PORT, chosen.DICOM_AET), watched.counting("sending the sample studies"))
+        sent = run.send(Peer(*chosen.dicom_address, chosen.DICOM_AET), watched.counting("sending the sample studies"))
         watched.step(
             f"{sent} instances of {len(samples)} studies sent by C-STORE; a new study is stable after {stable_age} s"
         )
@@ -85,9 +82,10 @@ def _show(console: Console, demo: Demo, chosen: Settings, took: float, *, stays:
         console.print(display.log(job["jobName"], text, _LOG_LINES), soft_wrap=True)
     console.print(display.pages(_pages(chosen)))
     if stays and chosen.STABLE_AGE != DEMO_STABLE_AGE:
+        local = "--local " if chosen.MODE == "local" else ""
         console.print(
             f"\nThe stack runs on, with STABLE_AGE {DEMO_STABLE_AGE} for the demo instead of {chosen.STABLE_AGE}; "
-            "`bash run.sh --local --down` stops it, and the next start takes yours.",
+            f"`bash run.sh {local}--down` stops it, and the next start takes yours.",
             soft_wrap=True,
         )
 
@@ -105,13 +103,11 @@ def _outputs(demo: Demo, chosen: Settings) -> dict[str, list[Path]]:
 
 def _pages(chosen: Settings) -> Sequence[tuple[str, str, str]]:
     secrets = chosen.secrets
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(chosen.BIND_ADDRESS, chosen.BIND_ADDRESS)  # noqa: S104 - read
-    dashboard = f"http://{host}:{chosen.DASHBOARD_PORT}"
     admin = "user admin, password in {}"
     return [
-        ("studies", f"{dashboard}/", admin.format(display.near(secrets / "dashboard_password"))),
-        ("queues", f"{dashboard}/rq", "the same"),
-        ("images", f"{chosen.orthanc_url}/", admin.format(display.near(secrets / "orthanc_admin_password"))),
+        ("studies", f"{chosen.dashboard_page}/", admin.format(display.near(secrets / "dashboard_password"))),
+        ("queues", f"{chosen.dashboard_page}/rq", "the same"),
+        ("images", f"{chosen.orthanc_page}/", admin.format(display.near(secrets / "orthanc_admin_password"))),
     ]
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -57,8 +56,8 @@ def send(
       dcm-processor send scans/2024 --host pacs.example.org --port 104 --called PACS
     """
     peer = Peer(
-        host=host or urlsplit(settings().orthanc_url).hostname or "127.0.0.1",
-        port=port or settings().DICOM_PORT,
+        host=host or settings().dicom_address[0],
+        port=port or settings().dicom_address[1],
         called=called or settings().DICOM_AET,
         calling=aet,
     )

@@ -41,7 +41,7 @@ def up(ctx: click.Context, scale: int | None, demo: bool, force: bool) -> None:
     stack = Stack(settings())
     with display.Progress(display.console(stderr=True)) as progress:
         done = stack.up(scale, demo=demo, watch=progress)
-    display.console().print(display.summary(settings(), done))
+    display.console().print(display.summary(settings(), done.state, done.known, done.changed))
     if demo:
         try:
             ctx.invoke(_demo(), force=force, started_by_us=done.started, as_json=False)

@@ -12,12 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dcm_processor.cli.output import local_time
-from dcm_processor.local.configuration import rest_is_ours_alone
-from dcm_processor.local.health import Address
-from dcm_processor.local.stack import Up
-from dcm_processor.local.state import State
 from dcm_processor.local.supervisor import Status
+from dcm_processor.server_files import rest_is_ours_alone
 from dcm_processor.settings import CHECKOUT, Settings
+from dcm_processor.stack_state import State
 
 
 class Progress:
@@ -56,10 +54,13 @@ def _parts(parts: Mapping[str, str | None]) -> RenderableType:
     return rows
 
 
-def summary(settings: Settings, up: Up) -> RenderableType:
-    """What runs where, where the passwords are, what may surprise, what to do next."""
-    notes = [Text(f"\n{note}", "yellow") for note in _notes(settings, up)]
-    return Group(_places(settings, up.state), *notes, _next_steps())
+def summary(settings: Settings, state: State, known: int, changed: Sequence[str] = ()) -> RenderableType:
+    """What runs where, where the passwords are, what may surprise, what to do next.
+
+    `known` studies were there before the platform; `changed` settings are not in force.
+    """
+    notes = [Text(f"\n{note}", "yellow") for note in _notes(settings, state, known, changed)]
+    return Group(_places(settings, state), *notes, _next_steps(state))
 
 
 def programs(state: State, found: Sequence[Status]) -> RenderableType:
@@ -85,55 +86,64 @@ def _places(settings: Settings, state: State) -> Group:
     ports = state.ports
     if "DICOM_PORT" in ports:
         table.add_row("DICOM", f"port {ports['DICOM_PORT']}, AET {settings.DICOM_AET}", "", "")
-        table.add_row("Orthanc", str(Address("127.0.0.1", ports["ORTHANC_PORT"])), "admin", "orthanc_admin_password")
+        table.add_row("Orthanc", settings.published(ports["ORTHANC_PORT"]), "admin", "orthanc_admin_password")
     else:
         table.add_row("Orthanc, not ours", settings.orthanc_url, settings.ORTHANC_REST_USERNAME, "")
-    dashboard = Address(settings.BIND_ADDRESS, ports["DASHBOARD_PORT"])
-    table.add_row("Dashboard", str(dashboard), "admin", "dashboard_password")
-    table.add_row("API", f"{Address('127.0.0.1', ports['SCHEDULER_PORT'])}/api/v1", "", "scheduler_token")
+    table.add_row("Dashboard", settings.published(ports["DASHBOARD_PORT"]), "admin", "dashboard_password")
+    if "SCHEDULER_PORT" in ports:
+        table.add_row("API", f"http://127.0.0.1:{ports['SCHEDULER_PORT']}/api/v1", "", "scheduler_token")
     if "REDIS_PORT" in ports:
         table.add_row("Redis", f"127.0.0.1:{ports['REDIS_PORT']}", "", "redis_password")
+    where = "on this machine" if state.mode == "local" else "in containers"
     return Group(
-        Text(f"dcm-processor runs on this machine, {workers}; a study is stable after {state.stableAge} s", "bold"),
+        Text(f"dcm-processor runs {where}, {workers}; a study is stable after {state.stableAge} s", "bold"),
         table,
         Text(f"\nPasswords and tokens are files in {shown_path(settings.BASEDIR / 'secrets')}"),
         Text(f"Results come into {shown_path(settings.data / 'results')}, logs are in {shown_path(settings.logs)}"),
     )
 
 
-def _notes(settings: Settings, up: Up) -> list[str]:
+def _notes(settings: Settings, state: State, known: int, changed: Sequence[str]) -> list[str]:
     notes = []
-    if "DICOM_PORT" in up.state.ports:
+    if "DICOM_PORT" in state.ports and state.mode == "local":
         others = "is refused to" if rest_is_ours_alone(settings) else "takes a password from"
         notes.append(
             "Orthanc listens on every address of this machine, whatever DICOM_BIND_ADDRESS and BIND_ADDRESS say: "
             "a local one cannot bind. Unknown DICOM nodes may store, never query or fetch; "
             f"REST {others} other machines."
         )
-    if up.known:
-        studies = "1 study" if up.known == 1 else f"{up.known} studies"
+    if known:
+        studies = "1 study" if known == 1 else f"{known} studies"
         notes.append(
             f"{studies} in Orthanc from before the platform met it: known, not processed. "
-            "`dcm-processor study list --state known` lists them, `dcm-processor study rerun STUDY` processes one."
+            f"`{_cli(state)} study list --state known` lists them, `{_cli(state)} study rerun STUDY` processes one."
         )
-    if up.changed:
+    if changed:
         notes.append(
-            f"Changed since the start and not in force: {', '.join(up.changed)}. "
+            f"Changed since the start and not in force: {', '.join(changed)}. "
             "`bash run.sh --local --down` and a new start bring it."
         )
     return notes
 
 
-def _next_steps() -> Group:
+def _next_steps(state: State) -> Group:
     table = Table(box=None, padding=(0, 3, 0, 0), show_header=False)
+    local = state.mode == "local"
     for command, what in (
         ("bash init.sh", "install the base services"),
         ("bash service.sh install NAME -p PATH", "install a service of yours"),
-        (f"{shown_path(CHECKOUT / '.venv' / 'bin' / 'dcm-processor')} send PATH", "send DICOM files"),
-        ("bash run.sh --local --down", "stop"),
+        (f"{_cli(state)} send PATH", "send DICOM files") if local else (f"{_cli(state)} study list", "see what came"),
+        (f"bash run.sh {'--local ' if local else ''}--down", "stop"),
     ):
         table.add_row(f"  {command}", Text(what, "dim"))
     return Group(Text("\nNext:"), table)
+
+
+def _cli(state: State) -> str:
+    """How the command line is called beside this stack."""
+    if state.mode == "local":
+        return shown_path(CHECKOUT / ".venv" / "bin" / "dcm-processor")
+    return "docker compose exec scheduler dcm-processor"
 
 
 def _table(*columns: str) -> Table:

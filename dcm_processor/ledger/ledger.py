@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from dcm_processor.errors import LedgerUnavailableError
-from dcm_processor.ledger import attempts, engine, events, views
+from dcm_processor.ledger import attempts, engine, events, studies, views
 from dcm_processor.ledger.leases import Lease, check
 from dcm_processor.ledger.views import Page
-from dcm_processor.vocabulary import EventKind
+from dcm_processor.vocabulary import EventKind, StudyState
 
 
 class Ledger:
@@ -76,6 +76,11 @@ class Ledger:
         """
         with self.read() as db:
             return views.studies(db, state, cursor, limit, search or {})
+
+    def known(self) -> int:
+        """How many studies were in Orthanc before the platform met it, and were not processed since."""
+        with self.read() as db:
+            return studies.count(db, StudyState.KNOWN)
 
     def study(self, study_id: str) -> dict[str, Any] | None:
         """The study with its plans (newest first), their jobs and attempts; None where it is not known."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dcm_processor.ledger.schema import facts, series_owners, studies
@@ -17,6 +17,11 @@ _SET_STATE = _SET_PLAN.where(
 
 def get(db: Connection, study_id: str) -> RowMapping | None:
     return db.execute(select(studies).where(studies.c.study_id == study_id)).mappings().one_or_none()
+
+
+def count(db: Connection, state: StudyState) -> int:
+    """How many studies are in a state."""
+    return int(db.execute(select(func.count()).select_from(studies).where(studies.c.state == state)).scalar_one())
 
 
 def set_state(db: Connection, study_id: str, state: StudyState, *, now: float, reason: str | None = None) -> None:

