@@ -6,24 +6,38 @@ source "$checkout/sh/messages.sh"
 source "$checkout/sh/settings.sh"
 source "$checkout/sh/packages.sh"
 source "$checkout/sh/python.sh"
+source "$checkout/sh/containers.sh"
 source "$checkout/sh/arguments.sh"
+source "$checkout/sh/stack.sh"
 
 # What is wanted? Nothing is touched yet.
 parse_arguments "$@"
-if [[ $mode == containers && $action == up ]]; then
-  fail "running in containers is not part of this version; \`bash run.sh --local\` runs everything as processes of this machine"
-fi
-if [[ $action == down && ! -x $venv/bin/dcm-processor ]]; then
-  say "nothing runs: nothing was ever started from this folder"
-  exit 0
-fi
 
-# From here on this machine changes: packages, .venv, BASEDIR.
-if [[ $action == up ]]; then
-  want_python server
-  want_orthanc
-  install_missing
-  prepare_environment server
-fi
+case $mode-$action in
+  local-down)
+    if [[ ! -x $venv/bin/dcm-processor ]]; then
+      say "nothing runs: nothing was ever started from this folder"
+      exit 0
+    fi
+    ;;
+  local-up)
+    # From here on this machine changes: packages, .venv, BASEDIR.
+    want_python server
+    want_orthanc
+    install_missing
+    prepare_environment server
+    ;;
+  containers-down)
+    want_docker
+    containers_down
+    exit
+    ;;
+  containers-up)
+    want_docker
+    # From here on this machine changes: images, BASEDIR, containers.
+    containers_up
+    exit
+    ;;
+esac
 
 exec "$venv/bin/dcm-processor" stack "$action" ${scale:+--scale "$scale"} ${demo:+--demo} ${force:+--force}

@@ -6,6 +6,14 @@ source "$checkout/sh/messages.sh"
 source "$checkout/sh/settings.sh"
 source "$checkout/sh/packages.sh"
 source "$checkout/sh/python.sh"
+source "$checkout/sh/containers.sh"
+
+if in_containers; then
+  want_docker
+  folders_of "$@"
+  in_container service "$@"
+  exit
+fi
 
 want_python server
 install_missing

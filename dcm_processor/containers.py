@@ -15,7 +15,7 @@ from dcm_processor.ledger import Ledger
 from dcm_processor.local.health import controller_lack
 from dcm_processor.local.supervisor import Supervisor
 from dcm_processor.settings import Settings
-from dcm_processor.stack_state import State, digests, state_file
+from dcm_processor.stack_state import State, digests
 
 MEETING_SECONDS = 60.0
 """How long the controller may take to lead and to meet Orthanc, once it runs."""
@@ -37,6 +37,8 @@ def prepare(settings: Settings) -> None:
     basedir.make_secret(settings.secrets / "postgres_password")
     basedir.write_private(settings.passfile, f"*:*:*:*:{settings.secret('postgres_password')}\n")
     server_files.write(settings)
+    if state is None or state.mode == "local":
+        _state(settings, workers=0).write(settings)  # before anything runs: whoever comes next must find it
 
 
 def prepare_workers(settings: Settings) -> None:
@@ -60,17 +62,7 @@ def started(settings: Settings, workers: int, *, sleep: Callable[[float], None] 
     Returns that, and how many studies were in Orthanc before. Raises StackError where the controller does not get
     there.
     """
-    ports = {"DASHBOARD_PORT": settings.DASHBOARD_PORT}
-    if settings.starts_orthanc:
-        ports |= {"DICOM_PORT": settings.DICOM_PORT, "ORTHANC_PORT": settings.ORTHANC_PORT}
-    state = State(
-        startedAt=datetime.now(UTC).isoformat(timespec="seconds"),
-        ports=ports,
-        stableAge=settings.STABLE_AGE,
-        settings=digests(settings),
-        scale=workers,
-        mode="containers",
-    )
+    state = _state(settings, workers)
     with closing(Ledger(settings.database_url)) as ledger:
         deadline = time.monotonic() + MEETING_SECONDS
         while (lack := controller_lack(ledger)) is not None:
@@ -81,11 +73,18 @@ def started(settings: Settings, workers: int, *, sleep: Callable[[float], None] 
         return state, ledger.known()
 
 
-def stopped(settings: Settings) -> None:
-    """Put down that nothing runs."""
-    state = State.read(settings)
-    if state is not None and state.mode == "containers":
-        state_file(settings).unlink(missing_ok=True)
+def _state(settings: Settings, workers: int) -> State:
+    ports = {"DASHBOARD_PORT": settings.DASHBOARD_PORT}
+    if settings.starts_orthanc:
+        ports |= {"DICOM_PORT": settings.DICOM_PORT, "ORTHANC_PORT": settings.ORTHANC_PORT}
+    return State(
+        startedAt=datetime.now(UTC).isoformat(timespec="seconds"),
+        ports=ports,
+        stableAge=settings.STABLE_AGE,
+        settings=digests(settings),
+        scale=workers,
+        mode="containers",
+    )
 
 
 def _make_folders(settings: Settings, names: tuple[str, ...]) -> None:

@@ -53,7 +53,9 @@ def redis_conf(settings: Settings) -> str:
 def orthanc_json(settings: Settings, base: Mapping[str, Any]) -> str:
     """`base` (orthanc/orthanc.json) with what this installation chooses, and with passwords."""
     local = settings.MODE == "local"
-    data = settings.BASEDIR / "orthanc" if local else Path("/var/lib/orthanc")
+    data = (
+        settings.BASEDIR / "orthanc" if local else Path("/orthanc")
+    )  # not below a folder that images keep for a user of their own
     script = CHECKOUT / "orthanc" / "on_stable_study.lua" if local else Path("/etc/orthanc/on_stable_study.lua")
     chosen = {
         "StorageDirectory": str(data / "storage"),

@@ -8,7 +8,10 @@ source "$checkout/sh/settings.sh"
 source "$checkout/sh/python.sh"
 
 if [[ -s /run/secrets/extra_ca ]]; then export EXTRA_CA_FILE=/run/secrets/extra_ca; fi
-if [[ -s /run/secrets/pip_index_url ]]; then export PIP_INDEX_URL=$(</run/secrets/pip_index_url); fi
+if [[ -s /run/secrets/pip_index_url ]]; then
+  PIP_INDEX_URL=$(</run/secrets/pip_index_url)
+  export PIP_INDEX_URL
+fi
 if [[ -d /context/.wheels ]]; then export WHEEL_DIR=/context/.wheels; fi
 export UV_LINK_MODE=copy # from the cache, which is another file system
 

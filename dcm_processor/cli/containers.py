@@ -31,9 +31,3 @@ def started(workers: int) -> None:
     """Wait until studies are planned; then put down what runs, and say it."""
     state, known = stack.started(settings(), workers)
     display.console().print(display.summary(settings(), state, known))
-
-
-@containers.command()
-def stopped() -> None:
-    """Put down that nothing runs."""
-    stack.stopped(settings())

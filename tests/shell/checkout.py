@@ -17,6 +17,17 @@ printf '%s\\n' "$@"
 """
 
 
+DOCKER = """#!/bin/bash
+(IFS=$'\\t'; printf '%s\\n' "$*") >>'{log}'
+case "$*" in
+  'compose version') exit {compose} ;;
+  version*) if (({engine})); then echo 'Cannot connect to the Docker daemon' >&2; exit 1; fi ;;
+  *' config') echo 'name: checkout' ;;
+  *'ps --quiet worker') printf '%s' "${{RUNNING:-}}" ;;
+esac
+"""
+
+
 class Checkout:
     """A checkout whose .venv is up to date, so that no script installs anything."""
 
@@ -36,6 +47,29 @@ class Checkout:
         (programs / "dcm-processor").chmod(0o755)
         self.bash('source sh/python.sh; fingerprint server >"$venv/made-from-server"')
         return self
+
+    def with_docker(self, *, engine: bool = True, compose: bool = True) -> dict[str, str]:
+        """Have a `docker` that notes each call in `docker.log` and knows every image; returns the env that finds it."""
+        programs = self.folder.parent / "stand-ins"
+        programs.mkdir()
+        (programs / "docker").write_text(
+            DOCKER.format(log=self.docker_log, engine=0 if engine else 1, compose=0 if compose else 1)
+        )
+        (programs / "docker").chmod(0o755)
+        return {"PATH": f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+    @property
+    def docker_log(self) -> Path:
+        """What docker was called with, a line a call, words apart by tabs."""
+        return self.folder.parent / "docker.log"
+
+    def docker_calls(self) -> list[list[str]]:
+        """The calls of Compose that change or run something, without the options before the verb."""
+        calls = [line.split("\t") for line in self.docker_log.read_text().splitlines()]
+        verbs = ("up", "down", "run", "build", "pull")
+        composed = [call for call in calls if call[0] == "compose"]
+        found = [next(((i, w) for i, w in enumerate(call) if w in verbs), None) for call in composed]
+        return [call[at[0] :] for call, at in zip(composed, found, strict=True) if at is not None]
 
     @contextmanager
     def running_stack(self) -> Iterator[None]:

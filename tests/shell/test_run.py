@@ -39,11 +39,15 @@ def test_down_before_anything_was_ever_started_is_done_and_installs_nothing(bare
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--lokal"], "there is no option '--lokal'"),
+        (["--local", "--lokal"], "there is no option '--lokal'"),
         (["--local", "extra"], "there is no option 'extra'"),
+        (["--local", "-f", "docker-compose.gpu.yml"], "there is no option '-f'"),
+        (["--local", "--workers-only"], "--workers-only goes with containers"),
+        (["--workers-only", "--demo"], "--workers-only has no --demo"),
+        (["--profile"], "--profile needs a second word"),
         (["--local", "--scale"], "worker=N"),
         (["--local", "--scale", "worker"], "only workers can be scaled"),
-        (["--local", "--scale", "orthanc=2"], "only workers can be scaled"),
+        (["--local", "--scale", "orthanc=2"], "there is no option '--scale orthanc=2'"),
         (["--local", "--scale", "worker=-1"], "only workers can be scaled"),
         (["--local", "--down", "--demo"], "--down takes neither"),
         (["--local", "--force"], "--force goes with --demo"),
@@ -70,13 +74,6 @@ def test_help_shows_every_option(bare: Checkout) -> None:
 def test_it_works_from_any_folder(ready: Checkout, tmp_path: Path) -> None:
     done = ready.run("run.sh", "--local", cwd=tmp_path, **FOREIGN)
     assert (done.returncode, done.stdout.split()) == (0, ["stack", "up"])
-
-
-@pytest.mark.parametrize("script", ["run.sh", "build.sh"])
-def test_without_local_it_says_what_works_instead(bare: Checkout, script: str) -> None:
-    done = bare.run(script)
-    assert done.returncode == 1
-    assert "run.sh --local" in done.stderr
 
 
 def test_all_that_is_missing_is_named_in_one_line(bare: Checkout) -> None:

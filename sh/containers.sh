@@ -1,0 +1,105 @@
+# shellcheck shell=bash
+# Compose and the command line in a container: the host needs bash, Docker and Compose v2, nothing else.
+
+checkout=${checkout:?is set by the script that sources this}
+venv=$checkout/.venv
+# Whoever starts it owns what it writes, with sudo too.
+export DCMPROC_UID=${SUDO_UID:-$(id -u)} DCMPROC_GID=${SUDO_GID:-$(id -g)}
+base_file=docker-compose.yml
+compose_files=() # what the user adds by -f
+profiles=()
+
+basedir() { # print the absolute path of BASEDIR
+  local value
+  value=$(setting BASEDIR)
+  value=${value:-./basedir}
+  [[ $value == /* ]] || value=$checkout/${value#./}
+  printf '%s\n' "$value"
+}
+
+running_mode() { # print how it runs: local, containers, or nothing
+  sed -nE 's/^ *"mode": "(local|containers)",?$/\1/p' "$(basedir)/run/stack.json" 2>/dev/null || true
+}
+
+want_docker() {
+  command -v docker >/dev/null ||
+    fail "Docker is not installed; install Docker with Compose v2, or run it without: \`bash run.sh --local\`"
+  docker compose version >/dev/null 2>&1 ||
+    fail "Compose v2 is missing (\`docker compose version\` fails; the old docker-compose does not serve); install docker-compose-plugin"
+  local why
+  why=$(docker version --format '{{.Server.Version}}' 2>&1 >/dev/null) ||
+    fail "the Docker engine does not answer: ${why%%$'\n'*}; start it, join the group docker (\`sudo usermod -aG docker \$USER\`, then log in again), or use sudo"
+}
+
+compose() { # docker compose for this checkout, with the settings of .env and .env.local
+  local options=(--project-directory "$checkout" --env-file "$checkout/.env") file
+  [[ ! -e $checkout/.env.local ]] || options+=(--env-file "$checkout/.env.local")
+  if ((${#compose_files[@]})) || [[ $base_file != docker-compose.yml ]]; then # else COMPOSE_FILE, or the one there is
+    for file in "$checkout/$base_file" ${compose_files[@]+"${compose_files[@]}"}; do options+=(-f "$file"); done
+  fi
+  [[ $(setting DATABASE_URL) != *@postgres[:/]* ]] || options+=(--profile postgres)
+  if ((${#profiles[@]})); then
+    for file in "${profiles[@]}"; do options+=(--profile "$file"); done
+  fi
+  BASEDIR=$(basedir) docker compose "${options[@]}" "$@"
+}
+
+make_basedir() { # as the user; Docker would make a missing folder as root
+  local place
+  place=$(basedir)
+  [[ ! -d $place ]] || return 0
+  mkdir -p "$place" || fail "BASEDIR $place cannot be made; name another one in .env.local"
+  ((EUID != 0)) || chown "$DCMPROC_UID:$DCMPROC_GID" "$place"
+}
+
+in_containers() { # whether the scripts work in containers: by what runs; while nothing does, by what has been set up
+  case $(running_mode) in
+    containers) return 0 ;;
+    local) return 1 ;;
+  esac
+  [[ ! -x $venv/bin/dcm-processor ]] && command -v docker >/dev/null &&
+    docker image inspect "$(setting SCHEDULER_IMAGE)" >/dev/null 2>&1
+}
+
+folders_of() { # sets folders to those that the words of a service command name by -p and -b; they are made by the user
+  local word='' path
+  folders=()
+  for path; do
+    case $word in
+      -p | --path | -b | --backup) add_folder "$word" "$path" ;;
+    esac
+    case $path in
+      --path=* | --backup=*) add_folder "${path%%=*}" "${path#*=}" ;;
+      -p?* | -b?*) add_folder "${path:0:2}" "${path:2}" ;;
+    esac
+    word=$path
+  done
+}
+
+add_folder() {
+  local path=$2
+  [[ $path == /* ]] || path=$PWD/$path
+  [[ $path != *:* ]] || fail "$path: Docker cannot mount a folder whose name has a colon; name another one"
+  [[ $1 != -b && $1 != --backup || -d $path ]] || mkdir -p "$path" || fail "$path cannot be made"
+  [[ ! -d $path ]] || folders+=("$path")
+}
+
+in_container() { # the command line in a container: BASEDIR, this folder and those in $folders at their own paths
+  local options=(--rm --no-deps) place folder status=0
+  place=$(basedir)
+  make_basedir
+  for folder in "${folders[@]+"${folders[@]}"}"; do options+=(--volume "$folder:$folder"); done
+  [[ -t 0 && -t 1 ]] || options+=(--no-TTY)
+  compose --profile cli --progress quiet run "${options[@]}" --volume "$place:$place" --volume "$checkout:$checkout:ro" \
+    --env DCM_PROCESSOR_HOME="$checkout" --workdir "$PWD" cli "$@" || status=$?
+  [[ $(running_mode) == containers ]] || remove_idle_network
+  return $status
+}
+
+remove_idle_network() { # which the call above made, and nobody uses; Docker refuses where somebody does
+  docker network rm "$(project)_inside" >/dev/null 2>&1 || true
+}
+
+project() { # print Compose's name for this stack
+  compose config | sed -nE 's/^name: //p'
+}

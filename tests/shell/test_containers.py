@@ -1,0 +1,123 @@
+"""The scripts without --local: what they hand to Docker Compose, and what they say where it is missing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.shell.checkout import Checkout
+
+NO_DOCKER = {"PATH": "/nowhere"}
+
+
+def stack_json(checkout: Checkout, mode: str) -> None:
+    run = checkout.folder / "basedir" / "run"
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "stack.json").write_text(json.dumps({"startedAt": "now", "mode": mode}, indent=2) + "\n")
+
+
+def up_call(checkout: Checkout) -> list[str]:
+    (call,) = [call for call in checkout.docker_calls() if call[0] == "up"]
+    return call
+
+
+def test_every_word_of_scale_reaches_compose(bare: Checkout) -> None:
+    """`--scale worker=3` lost its second word in the system before us."""
+    done = bare.run("run.sh", "--scale", "worker=4", **bare.with_docker())
+    assert done.returncode == 0, done.stderr
+    call = up_call(bare)
+    assert call[call.index("--scale") + 1] == "worker=4"
+    assert "--wait" in call
+
+
+def test_any_other_option_goes_to_compose_as_it_was_typed(bare: Checkout) -> None:
+    bare.run("run.sh", "--force-recreate", "--scale", "dashboard=2", "--timeout", "7", **bare.with_docker())
+    assert up_call(bare)[-5:] == ["--force-recreate", "--scale", "dashboard=2", "--timeout", "7"]
+
+
+def test_a_second_start_keeps_as_many_workers_as_run(bare: Checkout) -> None:
+    bare.run("run.sh", **bare.with_docker(), RUNNING="a\nb\nc\n")
+    assert "worker=3" in up_call(bare)
+
+
+def test_another_compose_file_comes_after_ours(bare: Checkout) -> None:
+    bare.run("run.sh", "-f", "docker-compose.gpu.yml", **bare.with_docker())
+    (line,) = [line for line in bare.docker_log.read_text().splitlines() if "\tup\t" in line]
+    words = line.split("\t")
+    files = [words[at + 1] for at, word in enumerate(words) if word == "-f"]
+    assert files == [f"{bare.folder}/docker-compose.yml", "docker-compose.gpu.yml"]
+
+
+def test_servers_of_somebody_else_are_not_started(bare: Checkout) -> None:
+    foreign = {"ORTHANC_REST_URL": "https://pacs.example.org/orthanc", "REDIS_URL": "redis://cache.example.org"}
+    bare.run("run.sh", **bare.with_docker(), **foreign)
+    assert {"orthanc=0", "redis=0"} <= set(up_call(bare))
+
+
+def test_our_postgres_is_started_where_database_url_names_it(bare: Checkout) -> None:
+    bare.run("run.sh", **bare.with_docker(), DATABASE_URL="postgresql+psycopg://dcmproc@postgres/dcmproc")
+    assert "--profile\tpostgres" in bare.docker_log.read_text()
+
+
+def test_down_goes_by_what_runs_and_forgets_it(bare: Checkout) -> None:
+    stack_json(bare, "containers")
+    done = bare.run("run.sh", "--down", **bare.with_docker())
+    assert done.returncode == 0, done.stderr
+    assert bare.docker_calls() == [["down", "--remove-orphans"]]
+    assert not (bare.folder / "basedir" / "run" / "stack.json").exists()
+
+
+def test_service_works_in_a_container_where_the_stack_does_and_mounts_what_it_is_about(
+    bare: Checkout, tmp_path: Path
+) -> None:
+    (tmp_path / "my service").mkdir()
+    docker = bare.with_docker()
+    stack_json(bare, "containers")
+    bare.run("service.sh", "install", "mine", "-p", "my service", cwd=tmp_path, **docker)
+    bare.run("service.sh", "backup", "mine", "-b", "new/place", cwd=tmp_path, **docker)
+    install, backup = bare.docker_calls()
+    assert f"{tmp_path}/my service:{tmp_path}/my service" in install
+    assert install[-6:] == ["cli", "service", "install", "mine", "-p", "my service"]
+    assert f"{tmp_path}/new/place:{tmp_path}/new/place" in backup
+    assert (tmp_path / "new" / "place").is_dir(), "made by the user, not by Docker as root"
+    assert not (bare.folder / ".venv").exists()
+
+
+def test_with_a_local_stack_service_stays_local(ready: Checkout) -> None:
+    docker = ready.with_docker()
+    stack_json(ready, "local")
+    done = ready.run("service.sh", "list", **docker)
+    assert done.stdout.split() == ["service", "list"]
+
+
+@pytest.mark.parametrize("script", ["run.sh", "build.sh"])
+def test_without_docker_it_says_what_works_instead(bare: Checkout, script: str) -> None:
+    done = bare.bash(f'PATH="{bare.folder}/none"; source {script}')
+    assert done.returncode == 1
+    assert "Docker is not installed" in done.stderr
+    assert "run.sh --local" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lacks", "said"), [("compose", "Compose v2 is missing"), ("engine", "the Docker engine does not answer: Cannot")]
+)
+def test_what_is_missing_of_docker_is_said(bare: Checkout, lacks: str, said: str) -> None:
+    done = bare.run("run.sh", **bare.with_docker(**{lacks: False}))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert said in line
+
+
+def test_sudo_leaves_what_is_written_to_the_user(bare: Checkout) -> None:
+    shown = 'echo "$DCMPROC_UID:$DCMPROC_GID"'
+    lines = "source sh/messages.sh; source sh/settings.sh; source sh/containers.sh;"
+    assert bare.bash(f"{lines} {shown}", SUDO_UID="1234", SUDO_GID="1235").stdout == "1234:1235\n"
+
+
+def test_build_has_the_folder_of_wheels_in_its_context_only_while_it_builds(bare: Checkout, tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "a.whl").touch()
+    done = bare.run("build.sh", "--no-cache", **bare.with_docker(), WHEEL_DIR=str(tmp_path / "wheels"))
+    assert done.returncode == 0, done.stderr
+    assert bare.docker_calls()[0] == ["build", "--no-cache"]
+    assert not (bare.folder / ".wheels").exists()
