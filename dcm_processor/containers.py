@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dcm_processor import basedir, server_files
+from dcm_processor import basedir, certificate, server_files
 from dcm_processor.errors import SettingsError, StackError
 from dcm_processor.ledger import Ledger
 from dcm_processor.local.health import controller_lack
@@ -36,6 +36,7 @@ def prepare(settings: Settings) -> None:
     _make_folders(settings, _MOUNTED)
     basedir.make_secret(settings.secrets / "postgres_password")
     basedir.write_private(settings.passfile, f"*:*:*:*:{settings.secret('postgres_password')}\n")
+    certificate.make(settings.BASEDIR / "tls", settings.TLS_NAMES)
     server_files.write(settings)
     if state is None or state.mode == "local":
         _state(settings, workers=0).write(settings)  # before anything runs: whoever comes next must find it

@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     DICOM_BIND_ADDRESS: str = "0.0.0.0"  # noqa: S104 - DESIGN 4: scanners are other machines
     DICOM_AET: Annotated[str, Field(pattern=r"^[A-Za-z0-9 _.-]{1,16}$")] = "DCMPROC"
     STABLE_AGE: Annotated[int, Field(ge=1)] = 60
+    TLS_NAMES: Words = ("localhost", "127.0.0.1")
 
     QUEUES: Words = ("high", "default", "medium", "low", "gpu")
     WORKER_QUEUES: Words = ("high", "default", "medium", "low")

@@ -1,0 +1,52 @@
+"""The certificate that other hosts know this one by: made once, unless there is one of the site's own."""
+
+import re
+import subprocess
+from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
+
+from dcm_processor.errors import SettingsError
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63})*")
+_DAYS = "3650"
+
+
+def make(folder: Path, names: Sequence[str]) -> None:
+    """Have `server.crt` and `server.key` (PEM) in a folder, for these host names and IP addresses; what is there stays.
+
+    It is its own authority: who is to trust it gets a copy of server.crt as EXTRA_CA_FILE. Raises SettingsError for
+    what is no name, and where only one of the two files is there.
+    """
+    certificate, key = folder / "server.crt", folder / "server.key"
+    if certificate.exists() != key.exists():
+        raise SettingsError(f"{folder} holds only one of server.crt and server.key; add the other, or delete it")
+    if certificate.exists():
+        return
+    alternatives = ",".join(_alternative(name) for name in names)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unfinished = key.with_suffix(".new")
+    unfinished.unlink(missing_ok=True)
+    done = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-sha256"]
+        + ["-days", _DAYS, "-subj", "/CN=dcm-processor", "-keyout", str(unfinished), "-out", str(certificate)]
+        + ["-addext", f"subjectAltName={alternatives}", "-addext", "basicConstraints=critical,CA:TRUE,pathlen:0"]
+        + ["-addext", "keyUsage=critical,digitalSignature,keyCertSign", "-addext", "extendedKeyUsage=serverAuth"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise SettingsError(f"openssl could not make a certificate: {done.stderr.strip().splitlines()[-1:]}")
+    unfinished.chmod(0o600)
+    unfinished.rename(key)
+
+
+def _alternative(name: str) -> str:
+    """A name as a subjectAltName has it (RFC 5280, 4.2.1.6)."""
+    try:
+        return f"IP:{ip_address(name)}"
+    except ValueError:
+        if not _HOST.fullmatch(name):
+            raise SettingsError(f"TLS_NAMES: {name!r} is neither a host's name nor an IP address") from None
+        return f"DNS:{name}"
