@@ -15,6 +15,7 @@ from dcm_processor.vocabulary import Level
 CHECKOUT = Path(__file__).resolve().parent.parent
 PASSWORD_FILE = "password_file"  # noqa: S105 - the name of a URL's parameter
 """The parameter of a Redis URL of ours that names the file with the password."""
+_PATHS = ("BASEDIR", "REGISTRY", "MODULES", "DATA", "LOGS", "SECRETS", "SCRIPTS", "EXTRA_CA_FILE", "WHEEL_DIR")
 _OUR_HOSTS = frozenset({"redis", "orthanc", "scheduler"})
 
 Words = Annotated[
@@ -41,6 +42,7 @@ class Settings(BaseSettings):
     DATA: Path | None = None
     LOGS: Path | None = None
     SECRETS: Path | None = None
+    SCRIPTS: Path | None = None
 
     REDIS_HOST: str = "redis"
     REDIS_PORT: Port = 6379
@@ -70,6 +72,8 @@ class Settings(BaseSettings):
     CALLBACK_TIMEOUT: Annotated[float, Field(gt=0)] = 10
     WORKER_STOP_GRACE: Annotated[float, Field(ge=0)] = 10
     RUN_SCRIPTS: bool = False
+    WORKER_UID: Annotated[int, Field(ge=0)] | None = None
+    WORKER_GID: Annotated[int, Field(ge=0)] | None = None
     ALIVE_FILE: Path | None = None
 
     HTTP_PROXY: str | None = None
@@ -93,9 +97,7 @@ class Settings(BaseSettings):
             raise SettingsError(f"{faults}; correct .env.local or the environment") from None
         return settings.model_copy(
             update={
-                key: (checkout / value).resolve()
-                for key in ("BASEDIR", "REGISTRY", "MODULES", "DATA", "LOGS", "SECRETS", "EXTRA_CA_FILE", "WHEEL_DIR")
-                if (value := getattr(settings, key)) is not None
+                key: (checkout / value).resolve() for key in _PATHS if (value := getattr(settings, key)) is not None
             }
         )
 
@@ -149,6 +151,17 @@ class Settings(BaseSettings):
     def spool(self) -> Path:
         """A worker host's own disk: logs and outcomes not yet acknowledged, outputs of running attempts' logs."""
         return self.BASEDIR / "run" / "spool"
+
+    @property
+    def scripts(self) -> Path:
+        """Which script.sh of services ran on this machine, or in this container, and how it ended."""
+        in_container = Path("/var/lib/dcm-processor/scripts")
+        return self.SCRIPTS or (in_container if self.MODE == "containers" else self.run / "scripts")
+
+    @property
+    def runs_scripts(self) -> bool:
+        """Whether the script.sh of services are run: in containers, and in local mode where it was asked for."""
+        return self.MODE == "containers" or self.RUN_SCRIPTS
 
     # -- addresses
 

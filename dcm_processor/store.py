@@ -43,6 +43,14 @@ MAX_MANIFEST = 2 * json_text.LARGEST
 """Bytes of a settings.json that are read: what is larger is refused, and this is enough to see that it is."""
 
 
+SCRIPT = "script.sh"
+"""The file of a module folder that containers run before they take jobs."""
+SCRIPT_NOT_RUN = (
+    "is not run in local mode: what it would install must be on this machine; "
+    "RUN_SCRIPTS=1 in .env.local has the workers run it, as the user they run as"
+)
+
+
 @dataclass(frozen=True)
 class Installed:
     """What an install came to; `changed` is False where this version already was the current one."""
@@ -111,6 +119,11 @@ class Store:
                 for name in sorted({*current, *odd})
             ]
 
+    def current(self) -> dict[str, str]:
+        """The current version of each service, by its name."""
+        with _files("the services cannot be read"):
+            return self._files.current()[0]
+
     def installed_digest(self, name: str) -> str:
         """The current version of a service.
 
@@ -130,6 +143,11 @@ class Store:
     def module_folder(self, service: str, digest: str) -> Path:
         """Where the worker functions of a version lie, if it is here."""
         return self._files.version("module", service, digest)
+
+    def script(self, service: str, digest: str) -> Path | None:
+        """The script.sh of a version, or None where there is none."""
+        path = self.module_folder(service, digest) / SCRIPT
+        return path if path.is_file() else None
 
     def registry_folders(self, digests: Mapping[str, str]) -> dict[str, Path]:
         """The registry folder of each service, in the version given."""

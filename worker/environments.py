@@ -99,7 +99,7 @@ class Environments:
             return found
         building(key)
         self._folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self._folder / f"{key}.lock") as lock:
+        with locked(self._folder / f"{key}.lock") as lock:
             if (found := self._find(key)) is not None:
                 return found
             _Build(self._settings, self._environ, key, watch, lock).run(
@@ -179,7 +179,7 @@ class _Build:
             raise self._fault(end)
 
     def _fault(self, end: End) -> EnvironmentFailedError | EnvironmentUnavailableError:
-        tail = self._tail()
+        tail = tail_of(self._log)
         if end.killed == "start":
             return EnvironmentFailedError(f"uv did not end within {BUILD_LIMIT:.0f} s", tail)
         if end.status is None:
@@ -194,16 +194,19 @@ class _Build:
             return EnvironmentUnavailableError(message, tail)
         return EnvironmentFailedError(message, tail)
 
-    def _tail(self) -> str:
-        try:
-            text = self._log.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace")
-        except OSError:
-            return ""
-        return "\n".join(text.splitlines()[-_TAIL_LINES:])
+
+def tail_of(log_file: Path) -> str:
+    """The last lines of a log, or "" where it cannot be read."""
+    try:
+        text = log_file.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-_TAIL_LINES:])
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[int]:
+def locked(path: Path) -> Iterator[int]:
+    """Hold the lock of a file, waited for; who gets a copy of the descriptor holds it too."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -21,6 +21,7 @@ from dcm_processor import contract
 from dcm_processor.errors import PermanentError, ServiceError, TransportUnavailableError
 from dcm_processor.outcome import Outcome
 from dcm_processor.service_tree import remove
+from dcm_processor.store import SCRIPT_NOT_RUN
 from dcm_processor.transport import Order, PlanOrder, Report, Transport
 from dcm_processor.vocabulary import ExitReason
 from worker import reaper, runner, studies, surroundings
@@ -29,6 +30,7 @@ from worker.contained import Command, Contained, End
 from worker.context import CONTEXT, Context, StoppedError
 from worker.environments import Environments
 from worker.modules import module_folder
+from worker.scripts import Scripts
 from worker.spool import AttemptBusyError, AttemptEndedError, AttemptFolder, SpoolError
 from worker.verdict import error_class, outcome_of, outcome_of_error
 
@@ -118,8 +120,8 @@ class _Attempt:
                 outcome = Outcome(stopped_for) if stopped_for else outcome_of_error(error, self._phase_now())
                 if outcome.traceback is not None:
                     log.error("the attempt failed in the worker", exc_info=error)
-                if folder is not None and "buildLog" in outcome.details:
-                    _say(folder, f"the environment could not be built\n{outcome.details['buildLog']}\n")
+                if folder is not None and (tail := outcome.details.get("buildLog")) is not None:
+                    _say(folder, f"the environment could not be built: {outcome.error}\n{tail}\n")
         outcome = replace(outcome, phases=self._phases, details={**self._details, **outcome.details})
         self._deliver(folder, outcome)
         log.info("attempt ended", attempt=self._order.attempt, exitReason=outcome.exitReason, error=outcome.errorClass)
@@ -131,6 +133,7 @@ class _Attempt:
         order, stop = self._order, self._context.stop
         with self._phase("module"):
             module = module_folder(self._settings, order.service, order.digest)
+            self._check_script(folder)
         with self._phase("environment"), stop.raising():
             environment = Environments(self._settings, self._context.environ).provide(
                 module / "requirements.txt",
@@ -148,6 +151,22 @@ class _Attempt:
         if end.killed == "reaper":
             reaper.kill_descendants()
         return outcome_of(end, order, START_LIMIT)
+
+    def _check_script(self, folder: AttemptFolder) -> None:
+        """Go on where the version's script.sh has run well on this worker, where it has none, and where none is run.
+
+        Raises ScriptFailedError, ServiceError; StoppedError, and the worker ends, where it has not run yet.
+        """
+        service, digest = self._order.service, self._order.digest
+        scripts = Scripts(self._settings)
+        if (script := scripts.of_version(service, digest)) is None:
+            return
+        if not self._settings.runs_scripts:
+            _say(folder, f"the script.sh of service {service} {SCRIPT_NOT_RUN}")
+        elif not scripts.has_run(script):
+            scripts.want(service, digest)
+            _say(folder, f"the script.sh of service {service} has not run on this worker yet; it runs first")
+            raise StoppedError(ExitReason.HANDED_BACK)
 
     def _call(self, folder: AttemptFolder, module: Path, python: Path, dicom: Path) -> End:
         order, settings = self._order, self._settings

@@ -2,6 +2,7 @@
 
 import os
 import ssl
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -51,6 +52,17 @@ def of_build(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     if settings.PIP_INDEX_URL:
         env["UV_DEFAULT_INDEX"] = settings.PIP_INDEX_URL  # here, since it may hold a password
     return env | {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+
+
+def of_script(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """What a service's script.sh finds: what a build does, and what apt-get and pip want; no Python of ours on PATH."""
+    env = of_build(settings, environ)
+    ours = str(Path(sys.prefix) / "bin")
+    path = [folder for folder in env.get("PATH", _SYSTEM_PATH).split(":") if folder != ours]
+    env |= {"PATH": ":".join(path), "LANG": env.get("LANG") or "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    if settings.PIP_INDEX_URL:
+        env["PIP_INDEX_URL"] = settings.PIP_INDEX_URL
+    return env
 
 
 def make_ca_bundle(settings: Settings) -> None:

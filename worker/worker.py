@@ -24,6 +24,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import Worker, WorkerStatus
 
+from dcm_processor.errors import ServiceError
 from dcm_processor.outcome import Outcome
 from dcm_processor.process import adopt_orphans, die_with_parent, show_alive
 from dcm_processor.redis_connection import connect
@@ -33,6 +34,7 @@ from worker import reaper
 from worker.context import CONTEXT, Context
 from worker.outbox import Outbox
 from worker.run import AttemptFailedError
+from worker.scripts import Scripts
 from worker.spool import AttemptFolder, SpoolError
 
 log = structlog.get_logger()
@@ -66,6 +68,7 @@ class AttemptWorker(Worker):
         self._host = host
         self._stopping = stopping
         self._outbox = outbox
+        self._scripts = Scripts(settings)
         self._beat_at = 0.0
         self._handing_back = False
         self._horse_status: int | None = None
@@ -101,6 +104,9 @@ class AttemptWorker(Worker):
             self.heartbeat()
             show_alive(self._settings.ALIVE_FILE)
             self._register_again()
+            if self._script_is_missing():
+                self._stopping.set()
+                return None
         if self.should_run_maintenance_tasks:
             self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
         try:
@@ -137,6 +143,19 @@ class AttemptWorker(Worker):
                 worker_registration.register(self, pipe)
                 pipe.expire(self.key, self.worker_ttl + 60)
                 pipe.execute()
+
+    def _script_is_missing(self) -> bool:
+        """Whether this worker has to end, since the next one runs the script.sh of a service that has not run here."""
+        if not self._settings.runs_scripts:
+            return False
+        try:
+            missing = self._scripts.missing()
+        except ServiceError as error:  # no reason to stop jobs
+            log.warning("cannot see whether there are new scripts", error=str(error))
+            return False
+        for script in missing:
+            log.info("ending, so that a script.sh is run at the next start", service=script.service)
+        return bool(missing)
 
     def subscribe(self) -> None:
         """Take none of RQ's remote commands (shut down, kill the horse): an attempt is cancelled by the scheduler."""
@@ -262,7 +281,7 @@ class AttemptWorker(Worker):
 
 
 def serve(settings: Settings) -> None:
-    """Serve the queues until SIGTERM or SIGINT, whether or not Redis is there yet, or still."""
+    """Serve the queues until SIGTERM, SIGINT or a new script.sh, whether or not Redis is there yet, or still."""
     adopt_orphans()
     stopping = threading.Event()
     outbox = Outbox(settings.spool, settings.redis_url)
@@ -276,6 +295,7 @@ def serve(settings: Settings) -> None:
 
     for number in _ENDING:
         signal.signal(number, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)  # worker/container.py blocks them until they can be taken
     away = False
     while not stopping.is_set():
         try:

@@ -10,8 +10,8 @@ import click
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, local_time, printable, show_json, show_table
 from dcm_processor.errors import LedgerUnavailableError, TransportUnavailableError
-from dcm_processor.manifest import JobSettings
-from dcm_processor.store import KEPT, InstalledService, Store
+from dcm_processor.manifest import Fault, JobSettings
+from dcm_processor.store import KEPT, SCRIPT, SCRIPT_NOT_RUN, InstalledService, Store
 from dcm_processor.vocabulary import JobState
 
 _FOLDER = click.Path(path_type=Path)
@@ -34,11 +34,13 @@ def install(name: str, source: Path, *, as_json: bool) -> None:
     installed = store.install(name, source)
     if installed.changed:
         _delete_old_versions(store, name)
-    for warning in installed.warnings:
+    warnings = [str(warning) for warning in installed.warnings]
+    if not settings().runs_scripts and store.script(name, installed.digest) is not None:
+        warnings.append(str(Fault(name, f"module/{SCRIPT}", "", SCRIPT_NOT_RUN)))
+    for warning in warnings:
         click.echo(f"warning: {printable(warning)}", err=True)
     if as_json:
         jobs = [_job(job) for job in installed.jobs]
-        warnings = [str(warning) for warning in installed.warnings]
         document = {"name": name, "version": installed.digest, "changed": installed.changed, "jobs": jobs}
         show_json({**document, "warnings": warnings})
         return

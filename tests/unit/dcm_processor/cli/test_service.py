@@ -163,3 +163,25 @@ def test_the_files_of_a_running_job_stay(cli: Cli, source: Source) -> None:
     jobs_of(cli, JobState.STARTED).close()
     cli.done("service", "remove", "demo")
     assert (version / "worker.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked", "warned"),
+    [("local", "0", True), ("local", "1", False), ("containers", "0", False)],
+)
+def test_a_script_that_will_not_be_run_is_said_at_install(
+    cli: Cli, source: Source, monkeypatch: pytest.MonkeyPatch, mode: str, asked: str, warned: bool
+) -> None:
+    """In local mode, unless it was asked for; and each time, since what it would install may still be missing."""
+    monkeypatch.setenv("MODE", mode)
+    monkeypatch.setenv("RUN_SCRIPTS", asked)
+    folder = source()
+    (folder / "module" / "script.sh").write_text("apt-get install -y dcmtk\n")
+    for _ in range(2):
+        result = cli("service", "install", "demo", "-p", folder, "--json")
+        assert result.exit_code == 0
+        said = json.loads(result.stdout)["warnings"]
+        assert said == ([said[0]] if warned else [])
+        for text in (result.stderr, *said):
+            assert ("service demo: module/script.sh: is not run in local mode" in text) == warned
+            assert ("RUN_SCRIPTS=1" in text) == warned
