@@ -27,11 +27,16 @@ def make(folder: Path, names: Sequence[str]) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     unfinished = key.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
+    extensions = (
+        f"subjectAltName={alternatives}",
+        "basicConstraints=critical,CA:TRUE,pathlen:0",
+        "keyUsage=critical,digitalSignature,keyCertSign",
+        "extendedKeyUsage=serverAuth",
+    )
+    call = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-sha256"]
+    call += ["-days", _DAYS, "-subj", "/CN=dcm-processor", "-keyout", str(unfinished), "-out", str(certificate)]
     done = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-sha256"]
-        + ["-days", _DAYS, "-subj", "/CN=dcm-processor", "-keyout", str(unfinished), "-out", str(certificate)]
-        + ["-addext", f"subjectAltName={alternatives}", "-addext", "basicConstraints=critical,CA:TRUE,pathlen:0"]
-        + ["-addext", "keyUsage=critical,digitalSignature,keyCertSign", "-addext", "extendedKeyUsage=serverAuth"],
+        [*call, *(word for extension in extensions for word in ("-addext", extension))],
         capture_output=True,
         text=True,
         check=False,
