@@ -89,7 +89,7 @@ class ExitReason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
-    HANDED_BACK = "handed_back"  # the worker was told to stop
+    HANDED_BACK = "handed_back"  # the worker was told to stop, or has a script.sh to run first
     LOST = "lost"  # no announcement, or a SIGKILL that neither we nor an OOM kill sent
     ENVIRONMENT = "environment"  # the service's environment could not be built
     FETCH = "fetch"  # the study's files could not be fetched

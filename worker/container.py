@@ -9,6 +9,7 @@ import os
 import pwd
 import signal
 import sys
+from collections.abc import Sequence
 
 from dcm_processor.errors import ServiceError, SettingsError
 from dcm_processor.logging import set_up_logging
@@ -34,7 +35,7 @@ def main() -> int:
     try:
         _run_scripts(settings, owner)
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # until the worker can take them
-        os.execvp("setpriv", _worker(owner))  # noqa: S606 - no shell is wanted
+        os.execvp("setpriv", dropped(owner, [sys.executable, "-m", "worker"]))  # noqa: S606 - no shell is wanted
     except (ServiceError, OSError) as error:
         print(f"worker: {error}", file=sys.stderr)
         return 1
@@ -58,9 +59,10 @@ def _run_scripts(settings: Settings, owner: Owner) -> None:
     Scripts(settings).run_missing(surroundings.of_script(own, environ), owner)
 
 
-def _worker(owner: Owner) -> list[str]:
+def dropped(owner: Owner, command: Sequence[str]) -> list[str]:
+    """The command line that becomes `command`: that user, no further groups, no capability, and no way to any."""
     drop = ["--clear-groups", "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--no-new-privs"]
-    return ["setpriv", f"--reuid={owner.uid}", f"--regid={owner.gid}", *drop, "--", sys.executable, "-m", "worker"]
+    return ["setpriv", f"--reuid={owner.uid}", f"--regid={owner.gid}", *drop, "--", *command]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What jobs and builds find in their environment."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,17 @@ def test_a_build_gets_the_networks_settings_and_no_secret(settings: Settings) ->
     assert {"ORTHANC_REST_PASSWORD", "LD_PRELOAD", "PYTHONPATH", "UV_EMPTY"} & set(env) == set()
     assert (env["SSL_CERT_FILE"], env["UV_NATIVE_TLS"], env["PATH"]) == ("/ca.pem", "1", "/bin")
     assert env["HOME"] == str(settings.envs)  # a user without a home
+
+
+def test_a_script_gets_what_a_build_does_and_what_apt_wants(settings: Settings) -> None:
+    """Nor does `pip install` in it reach the platform's own environment."""
+    ours = str(Path(sys.prefix) / "bin")
+    named = settings.model_copy(update={"PIP_INDEX_URL": "https://pypi.example/simple", "HTTP_PROXY": "http://proxy:1"})
+    env = surroundings.of_script(named, {**WORKERS, "PATH": f"{ours}:/usr/bin:/bin"})
+    assert [key for key, value in env.items() if "s3cr3t" in value] == []
+    assert {"ORTHANC_REST_PASSWORD", "LD_PRELOAD", "PYTHONPATH"} & set(env) == set()
+    assert (env["PATH"], env["LANG"], env["DEBIAN_FRONTEND"]) == ("/usr/bin:/bin", "C.UTF-8", "noninteractive")
+    assert (env["PIP_INDEX_URL"], env["http_proxy"]) == ("https://pypi.example/simple", "http://proxy:1")
 
 
 def test_an_index_with_a_password_stands_in_no_command_line(settings: Settings) -> None:

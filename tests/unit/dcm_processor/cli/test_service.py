@@ -170,7 +170,7 @@ def test_the_files_of_a_running_job_stay(cli: Cli, source: Source) -> None:
     [("local", "0", True), ("local", "1", False), ("containers", "0", False)],
 )
 def test_a_script_that_will_not_be_run_is_said_at_install(
-    cli: Cli, source: Source, monkeypatch: pytest.MonkeyPatch, mode: str, asked: str, warned: bool
+    cli: Cli, source: Source, monkeypatch: pytest.MonkeyPatch, *, mode: str, asked: str, warned: bool
 ) -> None:
     """In local mode, unless it was asked for; and each time, since what it would install may still be missing."""
     monkeypatch.setenv("MODE", mode)
