@@ -67,7 +67,7 @@ def demo(*, force: bool, started_by_us: bool, as_json: bool) -> None:
 def _console(*, stderr: bool) -> Console:
     console = Console(stderr=stderr, highlight=False)
     if not console.is_terminal:  # a file or a pipe has no width of its own
-        console.width = max(console.width, 120)
+        console.width = max(console.width, 200)
     return console
 
 
