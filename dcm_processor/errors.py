@@ -14,6 +14,7 @@
     │   └── StackError             the programs of local mode cannot be started or stopped
     └── TransientError             trying again later may succeed
         ├── OrthancUnavailableError    Orthanc does not answer, or answers with a server error
+        │   └── OrthancRefusesError    Orthanc does not take the user's password, or not from this machine
         ├── PeerUnavailableError       a DICOM peer does not answer, or refuses the association
         ├── DataFullError              DATA has no room for a study's files
         ├── LedgerUnavailableError     the database is locked, full or away
@@ -77,6 +78,10 @@ class StackError(PermanentError):
 
 class OrthancUnavailableError(TransientError):
     """Orthanc does not answer, or answers with a server error."""
+
+
+class OrthancRefusesError(OrthancUnavailableError):
+    """Orthanc does not take the user's password, or not from this machine; whoever corrects it lets all go on."""
 
 
 class PeerUnavailableError(TransientError):

@@ -6,6 +6,7 @@ name a study or an instance raise StudyGoneError where Orthanc does not hold it.
 """
 
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Self, cast
@@ -81,13 +82,16 @@ def is_orthanc_id(text: object) -> bool:
 
 
 class Orthanc:
-    """One Orthanc; threads may share it, `connections` of them at full speed."""
+    """One Orthanc; threads may share it, `connections` of them at full speed.
+
+    `password` gives the password as it is now; it is asked again where Orthanc refuses the one before.
+    """
 
     def __init__(
         self,
         url: str,
         username: str,
-        password: str,
+        password: Callable[[], str],
         *,
         timeout: float = 30.0,
         connections: int = 8,
@@ -101,7 +105,7 @@ class Orthanc:
         return cls(
             settings.orthanc_url,
             settings.ORTHANC_REST_USERNAME,
-            settings.orthanc_password,
+            lambda: settings.orthanc_password,
             timeout=timeout,
             connections=connections,
             ca_file=str(settings.EXTRA_CA_FILE) if settings.EXTRA_CA_FILE else None,
@@ -234,6 +238,13 @@ class Orthanc:
         """Number of the newest change, 0 if there is none."""
         newest = self._rest.json("/changes?last")
         return self._rest.expect(lambda: int(newest["Last"]), "the last change")
+
+    def reset(self) -> None:
+        """Have it begin anew, in the same process and with all it holds: it reads its configuration again.
+
+        It goes on answering for a moment, and is then away for some seconds.
+        """
+        self._rest.post("/tools/reset")
 
     def _file(self, instance_id: str) -> AbstractContextManager[Body]:
         _check_id(instance_id)

@@ -1,11 +1,11 @@
-"""GET against Orthanc: what may come instead of an answer becomes one of two errors, with a word on what to do."""
+"""Requests to Orthanc: what may come instead of an answer becomes one of two errors, with a word on what to do."""
 
 import base64
 import io
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ProtocolError
 
-from dcm_processor.errors import OrthancUnavailableError, StudyGoneError
+from dcm_processor.errors import OrthancRefusesError, OrthancUnavailableError, SettingsError, StudyGoneError
 
 T = TypeVar("T")
 
@@ -28,21 +28,31 @@ _FILE_TYPES = ("application/dicom", "application/octet-stream")
 
 
 class Rest:
-    """Connections to one Orthanc, for threads to share."""
+    """Connections to one Orthanc, for threads to share.
+
+    `password` is asked at first, and again where Orthanc refuses it: it may have been rotated since.
+    """
 
     def __init__(
-        self, url: str, username: str, password: str, *, timeout: float, connections: int, ca_file: str | None
+        self,
+        url: str,
+        username: str,
+        password: Callable[[], str],
+        *,
+        timeout: float,
+        connections: int,
+        ca_file: str | None,
     ) -> None:
         self._url = url.rstrip("/")
         self._username = username
+        self._password = password
+        self._authorization = self._credentials()
         self._timeout = timeout
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.verify = ca_file or True
-        credentials = base64.b64encode(f"{username}:{password}".encode()).decode()  # requests would take Latin-1
         self._session.headers.update(
             {
-                "Authorization": f"Basic {credentials}",
                 "Accept-Encoding": "identity",  # to compress a file takes Orthanc many times as long as to send it
                 "User-Agent": "dcm-processor",
             }
@@ -75,6 +85,11 @@ class Rest:
                 raise OrthancUnavailableError(f"{self} sends {kind or 'something'} where a DICOM file was asked for")
             yield Body(self._chunks(response), response.headers.get("Content-Length", ""))
 
+    def post(self, path: str) -> None:
+        """POST nothing to `path`; of the answer only the status counts."""
+        with self._open(path, method="POST"):
+            pass
+
     def expect(self, read: Callable[[], T], what: str) -> T:
         """What `read` makes of an answer; one without what it needs counts as none."""
         try:
@@ -83,9 +98,9 @@ class Rest:
             raise OrthancUnavailableError(f"{self} answers with something that is not {what}") from None
 
     @contextmanager
-    def _open(self, path: str, *, gone: str) -> Iterator[requests.Response]:
+    def _open(self, path: str, *, gone: str = "", method: str = "GET") -> Iterator[requests.Response]:
         try:
-            response = self._get(path)
+            response = self._answer(method, path)
         except requests.RequestException as error:
             raise OrthancUnavailableError(f"{self} {self._silence(error)}") from error
         with response:
@@ -93,25 +108,44 @@ class Rest:
             if gone and response.status_code in (400, 404) and self._says_so_itself(response):
                 raise StudyGoneError(GONE.format(gone))
             if response.status_code != 200:
-                raise OrthancUnavailableError(f"{self} {self._complaint(response.status_code)} (GET {path})")
+                refused = response.status_code in (401, 403)
+                kind = OrthancRefusesError if refused else OrthancUnavailableError
+                raise kind(f"{self} {self._complaint(response.status_code)} ({method} {path})")
             yield response
 
-    def _get(self, path: str) -> requests.Response:
-        get = partial(
-            self._session.get,
+    def _answer(self, method: str, path: str) -> requests.Response:
+        used = self._authorization
+        response = self._send(method, path, used)
+        if response.status_code == 401:
+            with suppress(SettingsError):  # a password that cannot be read now is one that Orthanc refuses
+                self._authorization = self._credentials()
+            if (now := self._authorization) != used:
+                response.close()
+                return self._send(method, path, now)
+        return response
+
+    def _credentials(self) -> str:
+        """The header of HTTP's Basic scheme (RFC 7617) in UTF-8; requests would take Latin-1."""
+        return "Basic " + base64.b64encode(f"{self._username}:{self._password()}".encode()).decode()
+
+    def _send(self, method: str, path: str, authorization: str) -> requests.Response:
+        send = partial(
+            self._session.request,
+            method,
             self._url + path,
+            headers={"Authorization": authorization},
             stream=True,
             timeout=(min(_CONNECT_TIMEOUT, self._timeout), self._timeout),
             allow_redirects=False,
         )
         try:
-            return get()
+            return send()
         except requests.ConnectionError as error:
             if not isinstance(error.args[0] if error.args else None, ProtocolError):
                 raise
             # A kept connection that the server was just closing (Orthanc does after a second of silence) is no failure
             # of the server: RFC 9112 9.3.1.
-            return get()
+            return send()
 
     def _chunks(self, response: requests.Response) -> Iterator[bytes]:
         since, received = time.monotonic(), 0

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcm_processor import basedir
+from dcm_processor import basedir, passwords
 from dcm_processor.settings import CHECKOUT, Settings
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -14,21 +14,11 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 def write(settings: Settings) -> None:
     """Write the files of those servers that are ours to start; who reads them in a container finds paths of its own."""
     if settings.starts_redis:
-        basedir.write_private(redis_file(settings), redis_conf(settings))
+        basedir.write_private(settings.redis_conf, redis_conf(settings))
     if settings.starts_orthanc:
-        orthanc_file(settings).parent.mkdir(exist_ok=True)
+        settings.orthanc_json.parent.mkdir(exist_ok=True)
         base = json.loads((CHECKOUT / "orthanc" / "orthanc.json").read_text(encoding="utf-8"))
-        basedir.write_private(orthanc_file(settings), orthanc_json(settings, base))
-
-
-def redis_file(settings: Settings) -> Path:
-    """Redis's configuration: it holds the password, which so stands in no command line."""
-    return settings.run / "redis.conf"
-
-
-def orthanc_file(settings: Settings) -> Path:
-    """Orthanc's configuration, alone in its folder: local mode has Orthanc read every .json there."""
-    return settings.BASEDIR / "orthanc" / "config" / "orthanc.json"
+        basedir.write_private(settings.orthanc_json, orthanc_json(settings, base))
 
 
 def redis_conf(settings: Settings) -> str:
@@ -38,8 +28,8 @@ def redis_conf(settings: Settings) -> str:
         [
             "bind 127.0.0.1" if local else "bind * -::*",  # a container's network is its own
             f"port {settings.REDIS_PORT}",
-            f"requirepass {_redis_string(settings.secret('redis_password'))}",
-            f"dir {_redis_string(str(settings.BASEDIR / 'redis') if local else '/data')}",
+            passwords.requirepass(settings.secret("redis_password")),
+            f"dir {passwords.redis_string(str(settings.BASEDIR / 'redis') if local else '/data')}",
             "appendonly yes",
             "appendfsync everysec",
             'save ""',
@@ -66,10 +56,7 @@ def orthanc_json(settings: Settings, base: Mapping[str, Any]) -> str:
         "StableAge": settings.STABLE_AGE,
         "RemoteAccessAllowed": not local or not rest_is_ours_alone(settings),
         "AuthenticationEnabled": True,
-        "RegisteredUsers": {
-            "dcmproc": settings.secret("orthanc_password"),
-            "admin": settings.secret("orthanc_admin_password"),
-        },
+        "RegisteredUsers": {user: settings.secret(name) for user, name in passwords.ORTHANC_USERS.items()},
         "LuaScripts": [str(script)],
     }
     return json.dumps({**base, **chosen}, indent=2) + "\n"
@@ -78,7 +65,3 @@ def orthanc_json(settings: Settings, base: Mapping[str, Any]) -> str:
 def rest_is_ours_alone(settings: Settings) -> bool:
     """Whether a local Orthanc, which listens on every address, answers 401 to all other machines."""
     return settings.BIND_ADDRESS in _LOOPBACK
-
-
-def _redis_string(value: str) -> str:
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -140,6 +140,16 @@ class Settings(BaseSettings):
         return self.BASEDIR / "run"
 
     @property
+    def redis_conf(self) -> Path:
+        """Redis's configuration: it holds the password, which so stands in no command line."""
+        return self.run / "redis.conf"
+
+    @property
+    def orthanc_json(self) -> Path:
+        """Orthanc's configuration, with its passwords; every .json beside it would be read too."""
+        return self.BASEDIR / "orthanc" / "config" / "orthanc.json"
+
+    @property
     def envs(self) -> Path:
         return self.BASEDIR / "envs"
 
@@ -178,6 +188,11 @@ class Settings(BaseSettings):
     def starts_orthanc(self) -> bool:
         """Whether Orthanc is ours to start."""
         return urlsplit(self.ORTHANC_REST_URL).hostname == "orthanc"
+
+    @property
+    def starts_scheduler(self) -> bool:
+        """Whether the scheduler is ours to start; on a host that has workers only it is not."""
+        return self.SCHEDULER_HOST == "scheduler"
 
     @property
     def redis_url(self) -> str:

@@ -19,6 +19,7 @@ _NOUNS = {  # imported only where they are used: `--help` need not wait for what
     "job": "Jobs: list, show, read logs, run again, cancel.",
     "send": "Send DICOM files, folders and zip archives, as a scanner does.",
     "demo": "Send sample studies and show what becomes of them.",
+    "secret": "Passwords and tokens: rotate, list.",
     "stack": "Start and stop everything on this machine.",
     "containers": "For run.sh: what containers find when they start.",
 }

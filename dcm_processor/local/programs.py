@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from dcm_processor.errors import SettingsError
 from dcm_processor.local.ports import Port
-from dcm_processor.server_files import orthanc_file, redis_file
 from dcm_processor.settings import Settings
 
 _ANY = "0.0.0.0"  # noqa: S104 - a local Orthanc cannot bind; the summary says so
@@ -35,9 +34,9 @@ def programs(settings: Settings, scale: int) -> tuple[Program, ...]:
     """
     found = []
     if settings.starts_redis:
-        found.append(Program("redis", (redis_server(), str(redis_file(settings))), order=10, patience=60))
+        found.append(Program("redis", (redis_server(), str(settings.redis_conf)), order=10, patience=60))
     if settings.starts_orthanc:
-        found.append(Program("orthanc", (_orthanc_server(), str(orthanc_file(settings).parent)), order=10, patience=60))
+        found.append(Program("orthanc", (_orthanc_server(), str(settings.orthanc_json.parent)), order=10, patience=60))
     found.append(Program("scheduler", _gunicorn("scheduler"), order=20))
     found.append(Program("controller", (sys.executable, "-m", "scheduler.controller"), order=20, patience=30))
     found.append(Program("dashboard", _gunicorn("dashboard"), order=20))

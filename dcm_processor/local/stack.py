@@ -1,12 +1,11 @@
 """Local mode as a whole: up, down, and what is up."""
 
-import fcntl
 import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,7 +65,7 @@ class Stack:
         `scale` None: as many workers as run, 1 at a start. Raises StackError naming what is in the way: ports, or a
         program that does not come up, with the end of its log; what this call had started is stopped again then.
         """
-        with self._alone():
+        with basedir.alone(self.settings):
             basedir.prepare(self.settings)
             if (running := self._running()) is not None:
                 state, supervisor = running
@@ -79,7 +78,7 @@ class Stack:
         """Stop everything that was started for this BASEDIR, workers first; return when no process is left."""
         if not self.settings.run.exists():
             return Down(ran=False, killed=())
-        with self._alone():
+        with basedir.alone(self.settings):
             return self._stop()
 
     def status(self) -> tuple[State, list[Status]] | None:
@@ -202,18 +201,6 @@ class Stack:
             raise StackError("it runs in containers; stop it first: `bash run.sh --down`")
         supervisor = Supervisor(Path(state.socket))
         return (state, supervisor) if supervisor.alive() else None
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One start or stop at a time for a BASEDIR."""
-        try:
-            self.settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = (self.settings.run / "stack.lock").open("w")
-        except OSError as error:
-            raise basedir.unusable(self.settings.BASEDIR, error) from None
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     @property
     def _patience(self) -> float:

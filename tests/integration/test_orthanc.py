@@ -22,7 +22,7 @@ NOBODY = "00000000-00000000-00000000-00000000-00000000"
 
 @pytest.fixture
 def client(orthanc: OrthancServer) -> Iterator[Orthanc]:
-    with Orthanc(orthanc.url, "dcmproc", orthanc.password, timeout=10) as client:
+    with Orthanc(orthanc.url, "dcmproc", lambda: orthanc.password, timeout=10) as client:
         yield client
 
 
@@ -216,8 +216,8 @@ def test_what_orthanc_does_not_hold_is_gone(orthanc: OrthancServer, client: Orth
 def test_a_wrong_password_and_a_server_that_is_away_are_said_clearly(orthanc: OrthancServer) -> None:
     """Both can be put right, and then what waited goes on: transient. No password in the message."""
     with pytest.raises(OrthancUnavailableError, match=r"refuses user 'dcmproc' \(401\): correct ORTHANC_REST_USERNAME"):
-        Orthanc(orthanc.url, "dcmproc", "wrong-ünicode").study(NOBODY)
+        Orthanc(orthanc.url, "dcmproc", lambda: "wrong-ünicode").study(NOBODY)
     url = f"http://user:geheim@127.0.0.1:{free_port()}"
     with pytest.raises(OrthancUnavailableError, match=r"cannot be reached .* ORTHANC_REST_URL") as caught:
-        Orthanc(url, "dcmproc", "geheim").study(NOBODY)
+        Orthanc(url, "dcmproc", lambda: "geheim").study(NOBODY)
     assert "geheim" not in str(caught.value)

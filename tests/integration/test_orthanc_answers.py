@@ -71,7 +71,7 @@ def impostor() -> Iterator[Impostor]:
 
 @pytest.fixture
 def client(impostor: Impostor) -> Orthanc:
-    return Orthanc(impostor.url, "dcmproc", "secret", timeout=1)
+    return Orthanc(impostor.url, "dcmproc", lambda: "secret", timeout=1)
 
 
 def hang_up(_path: str, _connection: socket.socket) -> None:

@@ -30,13 +30,13 @@ from dcm_processor.orthanc import Orthanc
 from dcm_processor.transport import PlanOrder
 from worker.studies import fetch
 url, password, data, plan = sys.argv[1:]
-fetch(Orthanc(url, "dcmproc", password), Path(data), PlanOrder(**json.loads(plan)))
+fetch(Orthanc(url, "dcmproc", lambda: password), Path(data), PlanOrder(**json.loads(plan)))
 """
 
 
 @pytest.fixture
 def client(orthanc: OrthancServer) -> Iterator[Orthanc]:
-    with Orthanc(orthanc.url, "dcmproc", orthanc.password, timeout=10) as client:
+    with Orthanc(orthanc.url, "dcmproc", lambda: orthanc.password, timeout=10) as client:
         yield client
 
 
@@ -135,7 +135,7 @@ def test_orthanc_away_is_a_matter_of_time(orthanc: OrthancServer, client: Orthan
     """Transient while the copy is not whole; of no matter once it is."""
     sent = store(orthanc, tmp_path / "sent")
     plan = plan_of(client, sent.study_id)
-    away = Orthanc(f"http://127.0.0.1:{free_port()}", "dcmproc", "x")
+    away = Orthanc(f"http://127.0.0.1:{free_port()}", "dcmproc", lambda: "x")
     with pytest.raises(OrthancUnavailableError):
         fetch(away, tmp_path / "data", plan)
     fetch(client, tmp_path / "data", plan)

@@ -1,5 +1,6 @@
 """BASEDIR's folders and secrets."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -67,3 +68,39 @@ def test_a_basedir_that_cannot_be_says_which_and_why(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"file.*BASEDIR"):
         basedir.prepare(Settings.model_construct(BASEDIR=tmp_path / "file" / "base"))
+
+
+class TestOverwrite:
+    @pytest.mark.parametrize("before", ["", "s", "a secret of the same length\n", "longer " * 100])
+    def test_the_file_stays_the_same_one_and_reads_as_the_new_text(self, tmp_path: Path, before: str) -> None:
+        """As a container sees it that has this one file mounted."""
+        path = tmp_path / "secret"
+        path.write_text(before)
+        path.chmod(0o600)
+        with path.open() as mounted:
+            basedir.overwrite(path, "the text that comes instead\n")
+            assert mounted.read().rstrip("\n") == "the text that comes instead"
+        assert path.stat().st_size == max(len(before), 28)
+        assert _mode(path) == 0o600
+
+    def test_who_goes_by_the_time_sees_a_new_one_once_the_text_is_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The write sets it before its bytes are there: what was read in between must not count as the new text."""
+        path = tmp_path / "secret"
+        path.write_text("old\n")
+        times = [path.stat().st_mtime_ns]
+        fsync = os.fsync
+
+        def note(descriptor: int) -> None:
+            fsync(descriptor)
+            times.append(os.fstat(descriptor).st_mtime_ns)
+
+        monkeypatch.setattr(os, "fsync", note)
+        basedir.overwrite(path, "new\n")
+        assert path.stat().st_mtime_ns not in times
+
+    def test_a_file_that_is_not_there_is_not_made(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            basedir.overwrite(tmp_path / "none", "text")
+        assert not list(tmp_path.iterdir())
