@@ -28,7 +28,7 @@ class _PasswordFile(CredentialProvider):
 
 
 def connect(url: str, **options: Any) -> redis.Redis:
-    """A client for a URL, which is redis-py's but for PASSWORD_FILE; `options` are redis-py's own."""
+    """A client for a URL, which is redis-py's but for PASSWORD_FILE; `options` are redis-py's own, and win over it."""
     return connect_as(redis.Redis, url, **options)
 
 
@@ -37,5 +37,5 @@ def connect_as(kind: type[Client], url: str, **options: Any) -> Client:
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
     if (path := query.pop(PASSWORD_FILE, None)) is not None:
-        options["credential_provider"] = _PasswordFile(Path(path))
+        options.setdefault("credential_provider", _PasswordFile(Path(path)))
     return cast("Client", kind.from_url(urlunsplit(parts._replace(query=urlencode(query))), **options))

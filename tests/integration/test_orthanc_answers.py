@@ -1,5 +1,6 @@
 """The REST client against something that answers as Orthanc should not: one of two errors, with a clear text."""
 
+import base64
 import gzip
 import io
 import json
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from dcm_processor.errors import OrthancUnavailableError, StudyGoneError
+from dcm_processor.errors import OrthancRefusesError, OrthancUnavailableError, SettingsError, StudyGoneError
 from dcm_processor.orthanc import Orthanc
 
 STUDY = "27f7126f-4f66fb14-03f4081b-f9341db2-53925988"
@@ -37,6 +38,7 @@ class Impostor:
     def __init__(self) -> None:
         self.answer: Answer = http(500)
         self.paths: list[str] = []
+        self.heads: list[str] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         threading.Thread(target=self._serve, daemon=True).start()
@@ -52,7 +54,9 @@ class Impostor:
     def _one(self, connection: socket.socket) -> None:
         with connection:
             try:
-                path = connection.recv(65536).split(b" ")[1].decode()
+                head = connection.recv(65536).decode()
+                path = head.split(" ")[1]
+                self.heads.append(head)
                 self.paths.append(path)
                 self.answer(path, connection)
             except (OSError, IndexError):
@@ -177,3 +181,49 @@ def test_the_environments_proxy_is_not_used(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     impostor.answer = http(200, b'{"Version": "1.12.4"}')
     assert client.system()["Version"] == "1.12.4"
+
+
+class TestRotatedPassword:
+    """A client outlives the password it began with."""
+
+    @pytest.fixture
+    def only_new(self, impostor: Impostor) -> str:
+        """Orthanc takes this password and no other."""
+        right = f"Authorization: Basic {base64.b64encode(b'dcmproc:new').decode()}"
+
+        def answer(path: str, connection: socket.socket) -> None:
+            (http(200, b'{"Version": "1.12.4"}') if right in impostor.heads[-1] else http(401))(path, connection)
+
+        impostor.answer = answer
+        return "new"
+
+    def test_it_is_read_again_once_it_is_refused_and_kept_from_then_on(self, impostor: Impostor, only_new: str) -> None:
+        texts = iter(["old", only_new])
+        client = Orthanc(impostor.url, "dcmproc", lambda: next(texts), timeout=1)
+        for _ in range(3):
+            assert client.system()["Version"] == "1.12.4"
+        assert len(impostor.paths) == 4
+
+    def test_one_that_is_still_the_same_is_not_offered_twice(self, impostor: Impostor, only_new: str) -> None:
+        with pytest.raises(OrthancRefusesError, match="refuses user 'dcmproc'"):
+            Orthanc(impostor.url, "dcmproc", lambda: "old", timeout=1).system()
+        assert len(impostor.paths) == 1
+
+    def test_a_second_refusal_is_told_and_not_tried_again(self, impostor: Impostor, only_new: str) -> None:
+        texts = iter(["old", "older", "oldest"])
+        with pytest.raises(OrthancRefusesError):
+            Orthanc(impostor.url, "dcmproc", lambda: next(texts), timeout=1).system()
+        assert len(impostor.paths) == 2
+
+    def test_one_that_cannot_be_read_is_a_refusal_that_may_pass(self, impostor: Impostor, only_new: str) -> None:
+        """Not an error of the settings, which would fail a job for good."""
+        texts = iter(["old"])
+
+        def read() -> str:
+            for text in texts:
+                return text
+            raise SettingsError("the secret cannot be read")
+
+        client = Orthanc(impostor.url, "dcmproc", read, timeout=1)
+        with pytest.raises(OrthancRefusesError):
+            client.system()
