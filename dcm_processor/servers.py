@@ -48,7 +48,7 @@ class Server(Protocol):
         """Have it take `fresh` beside what it takes now, where it can do that."""
 
     def configured(self, text: str, current: Mapping[str, str]) -> str:
-        """Its configuration `text` with the secrets as they are `current`ly; nothing else in it changes."""
+        """Its configuration `text` with the `current` secrets; nothing else in it changes."""
 
     def take(self, texts: Texts, current: Mapping[str, str]) -> None:
         """Have it take what is `current` and nothing else; return when it does."""
@@ -76,7 +76,7 @@ class RedisServer:
 
     def take(self, texts: Texts, current: Mapping[str, str]) -> None:
         new = current["redis_password"]
-        # The new one first, then those before: it may have been started again meanwhile.
+        # The new one too: Redis may have been started again meanwhile, with the configuration as it is now.
         with self._client({"redis_password": (new, *texts["redis_password"])}) as client:
             client.config_set("requirepass", new)
         with self._client({"redis_password": (new,)}):
