@@ -120,6 +120,14 @@ def overwrite(path: Path, text: str) -> None:
         os.utime(file.fileno(), ns=(now, now))
 
 
+def put_private(path: Path, text: str) -> None:
+    """Have a file with this text that only its owner may read; one that is there is written over, not replaced."""
+    if path.exists():
+        overwrite(path, text)
+    else:
+        write_private(path, text)
+
+
 def sync_folder(folder: Path) -> None:
     """Have on the disk which files are in the folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -35,7 +35,7 @@ def prepare(settings: Settings) -> None:
     basedir.prepare(settings)
     _make_folders(settings, _MOUNTED)
     basedir.make_secret(settings.secrets / "postgres_password")
-    basedir.write_private(settings.passfile, f"*:*:*:*:{settings.secret('postgres_password')}\n")
+    basedir.put_private(settings.passfile, f"*:*:*:*:{settings.secret('postgres_password')}\n")
     certificate.make(settings.BASEDIR / "tls", settings.TLS_NAMES)
     server_files.write(settings)
     if state is None or state.mode == "local":

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from dcm_processor import basedir
 from dcm_processor.errors import DcmProcessorError, SettingsError, UsageError
-from dcm_processor.local.state import state_file
 from dcm_processor.names import did_you_mean
 from dcm_processor.servers import OrthancServer, RedisServer, Server
 from dcm_processor.settings import Settings
+from dcm_processor.stack_state import state_file
 
 
 class Ending(StrEnum):

@@ -14,11 +14,11 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 def write(settings: Settings) -> None:
     """Write the files of those servers that are ours to start; who reads them in a container finds paths of its own."""
     if settings.starts_redis:
-        basedir.write_private(settings.redis_conf, redis_conf(settings))
+        basedir.put_private(settings.redis_conf, redis_conf(settings))
     if settings.starts_orthanc:
         settings.orthanc_json.parent.mkdir(exist_ok=True)
         base = json.loads((CHECKOUT / "orthanc" / "orthanc.json").read_text(encoding="utf-8"))
-        basedir.write_private(settings.orthanc_json, orthanc_json(settings, base))
+        basedir.put_private(settings.orthanc_json, orthanc_json(settings, base))
 
 
 def redis_conf(settings: Settings) -> str:
@@ -43,9 +43,8 @@ def redis_conf(settings: Settings) -> str:
 def orthanc_json(settings: Settings, base: Mapping[str, Any]) -> str:
     """`base` (orthanc/orthanc.json) with what this installation chooses, and with passwords."""
     local = settings.MODE == "local"
-    data = (
-        settings.BASEDIR / "orthanc" if local else Path("/orthanc")
-    )  # not below a folder that images keep for a user of their own
+    # In a container not below a folder that images keep for a user of their own.
+    data = settings.BASEDIR / "orthanc" if local else Path("/orthanc")
     script = CHECKOUT / "orthanc" / "on_stable_study.lua" if local else Path("/etc/orthanc/on_stable_study.lua")
     chosen = {
         "StorageDirectory": str(data / "storage"),

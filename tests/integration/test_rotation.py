@@ -13,14 +13,13 @@ import requests
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from dcm_processor import basedir, rotation
-from dcm_processor.local import configuration
-from dcm_processor.local.state import state_file
+from dcm_processor import basedir, rotation, server_files
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.redis_connection import connect
 from dcm_processor.rotation import Ending, rotate
 from dcm_processor.servers import OrthancServer as OurOrthanc
 from dcm_processor.settings import CHECKOUT, Settings
+from dcm_processor.stack_state import state_file
 from tests.dicom import make_study, upload
 from tests.killing import Killed, killed_at
 from tests.servers import OrthancServer, ValkeyServer, free_port
@@ -93,7 +92,7 @@ def rotated(settings: Settings, *names: str) -> None:
 class TestRedis:
     @pytest.fixture
     def server(self, settings: Settings) -> Iterator[OurValkey]:
-        settings.redis_conf.write_text(configuration.redis_conf(settings))
+        settings.redis_conf.write_text(server_files.redis_conf(settings))
         with OurValkey(settings) as server:
             yield server
 
@@ -108,7 +107,7 @@ class TestRedis:
         new = settings.secret("redis_password")
         assert new != old
         assert (takes(settings, old), takes(settings, new)) == (False, True)
-        assert settings.redis_conf.read_text() == configuration.redis_conf(settings)
+        assert settings.redis_conf.read_text() == server_files.redis_conf(settings)
         assert settings.redis_conf.stat().st_ino == inode
         server.restart()
         assert (takes(settings, old), takes(settings, new)) == (False, True)
@@ -208,7 +207,7 @@ class TestOrthanc:
     def server(self, settings: Settings) -> Iterator[ConfiguredOrthanc]:
         settings.orthanc_json.parent.mkdir()
         base = json.loads((CHECKOUT / "orthanc" / "orthanc.json").read_text())
-        settings.orthanc_json.write_text(configuration.orthanc_json(settings, base))
+        settings.orthanc_json.write_text(server_files.orthanc_json(settings, base))
         with ConfiguredOrthanc(settings) as server:
             yield server
 

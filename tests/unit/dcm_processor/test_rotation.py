@@ -9,10 +9,10 @@ import pytest
 
 from dcm_processor import basedir, passwords, rotation, servers
 from dcm_processor.errors import SettingsError, StackError, UsageError
-from dcm_processor.local.state import state_file
 from dcm_processor.rotation import Ending, exchange, rotate
 from dcm_processor.servers import Texts
 from dcm_processor.settings import Settings
+from dcm_processor.stack_state import state_file
 from tests.killing import killed_at
 
 
@@ -164,11 +164,11 @@ def test_a_server_that_takes_none_of_the_texts_is_left_as_it_is(server: Callable
 
 
 def test_with_nothing_running_all_get_new_texts_in_their_files_and_configuration(settings: Settings) -> None:
-    from dcm_processor.local import configuration
+    from dcm_processor import server_files
 
-    settings.redis_conf.write_text(configuration.redis_conf(settings))
+    settings.redis_conf.write_text(server_files.redis_conf(settings))
     settings.orthanc_json.parent.mkdir()
-    settings.orthanc_json.write_text(configuration.orthanc_json(settings, {"StableAge": 7}))
+    settings.orthanc_json.write_text(server_files.orthanc_json(settings, {"StableAge": 7}))
     before = texts(settings)
     paths = [*(settings.secrets / name for name in basedir.SECRETS), settings.redis_conf, settings.orthanc_json]
     inodes = [path.stat().st_ino for path in paths]
@@ -179,8 +179,8 @@ def test_with_nothing_running_all_get_new_texts_in_their_files_and_configuration
     after = texts(settings)
     assert len({*before.values(), *after.values()}) == 14
     assert [path.stat().st_ino for path in paths] == inodes
-    assert settings.redis_conf.read_text() == configuration.redis_conf(settings)
-    assert settings.orthanc_json.read_text() == configuration.orthanc_json(settings, {"StableAge": 7})
+    assert settings.redis_conf.read_text() == server_files.redis_conf(settings)
+    assert settings.orthanc_json.read_text() == server_files.orthanc_json(settings, {"StableAge": 7})
     assert not (settings.secrets / ".previous").exists()
 
 
