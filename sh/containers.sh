@@ -8,6 +8,7 @@ export DCMPROC_UID=${SUDO_UID:-$(id -u)} DCMPROC_GID=${SUDO_GID:-$(id -g)}
 base_file=docker-compose.yml
 compose_files=() # what the user adds by -f
 profiles=()
+mounts=()
 
 basedir() { # print the absolute path of BASEDIR
   local value
@@ -61,34 +62,40 @@ in_containers() { # whether the scripts work in containers: by what runs; while 
     docker image inspect "$(setting SCHEDULER_IMAGE)" >/dev/null 2>&1
 }
 
-folders_of() { # sets folders to those that the words of a service command name by -p and -b; they are made by the user
+mounts_of() { # sets mounts to the files and folders that the words of a command name; a backup's folder is made by the user
   local word='' path
-  folders=()
+  mounts=()
   for path; do
-    case $word in
-      -p | --path | -b | --backup) add_folder "$word" "$path" ;;
-    esac
+    case $word in -b | --backup) add_backup_folder "$path" ;; esac
     case $path in
-      --path=* | --backup=*) add_folder "${path%%=*}" "${path#*=}" ;;
-      -p?* | -b?*) add_folder "${path:0:2}" "${path:2}" ;;
+      --backup=*) add_backup_folder "${path#*=}" ;;
+      --path=*) add_mount "${path#*=}" :ro ;;
+      -p?*) add_mount "${path#-p}" :ro ;;
+      -b?*) add_backup_folder "${path#-b}" ;;
+      *) add_mount "$path" :ro ;;
     esac
     word=$path
   done
 }
 
-add_folder() {
-  local path=$2
-  [[ $path == /* ]] || path=$PWD/$path
-  [[ $path != *:* ]] || fail "$path: Docker cannot mount a folder whose name has a colon; name another one"
-  [[ $1 != -b && $1 != --backup || -d $path ]] || mkdir -p "$path" || fail "$path cannot be made"
-  [[ ! -d $path ]] || folders+=("$path")
+add_backup_folder() {
+  mkdir -p "$1" || fail "$1 cannot be made"
+  add_mount "$1"
 }
 
-in_container() { # the command line in a container: BASEDIR, this folder and those in $folders at their own paths
-  local options=(--rm --no-deps) place folder status=0
+add_mount() { # where there is such a file or folder
+  local path=$1
+  [[ -n $path && -e $path ]] || return 0
+  [[ $path == /* ]] || path=$PWD/$path
+  [[ $path != *:* ]] || fail "$path: Docker cannot mount what has a colon in its name; give it another one"
+  mounts+=("$path:$path${2:-}")
+}
+
+in_container() { # the command line in a container: BASEDIR, this folder and what $mounts says, at their own paths
+  local options=(--rm --no-deps) place mount status=0
   place=$(basedir)
   make_basedir
-  for folder in "${folders[@]+"${folders[@]}"}"; do options+=(--volume "$folder:$folder"); done
+  for mount in ${mounts[@]+"${mounts[@]}"}; do options+=(--volume "$mount"); done
   [[ -t 0 && -t 1 ]] || options+=(--no-TTY)
   compose --profile cli --progress quiet run "${options[@]}" --volume "$place:$place" --volume "$checkout:$checkout:ro" \
     --env DCM_PROCESSOR_HOME="$checkout" --workdir "$PWD" cli "$@" || status=$?

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The stack in containers: up, down, and what may be in the way. Sourced after sh/containers.sh and sh/arguments.sh.
-# shellcheck disable=SC2034,SC2154 # folders is read by the one, the words of the command line are set by the other
+# shellcheck disable=SC2154 # the words of the command line are set by the other
 
 checkout=${checkout:?is set by the script that sources this}
 
@@ -9,7 +9,6 @@ containers_up() {
   refuse_other_checkouts
   make_basedir
   want_images
-  folders=()
   if [[ -n $workers_only ]]; then
     prepare_worker_host
   else

@@ -11,7 +11,7 @@ from pathlib import Path
 from dcm_processor.settings import CHECKOUT
 from tests.waiting import wait_until
 
-_SCRIPTS = ("run.sh", "init.sh", "service.sh", "build.sh", "sh", "requirements", "pyproject.toml", ".env")
+_SCRIPTS = ("run.sh", "init.sh", "service.sh", "cli.sh", "build.sh", "sh", "requirements", "pyproject.toml", ".env")
 STAND_IN = """#!/bin/sh
 printf '%s\\n' "$@"
 """

@@ -76,7 +76,7 @@ def test_service_works_in_a_container_where_the_stack_does_and_mounts_what_it_is
     bare.run("service.sh", "install", "mine", "-p", "my service", cwd=tmp_path, **docker)
     bare.run("service.sh", "backup", "mine", "-b", "new/place", cwd=tmp_path, **docker)
     install, backup = bare.docker_calls()
-    assert f"{tmp_path}/my service:{tmp_path}/my service" in install
+    assert f"{tmp_path}/my service:{tmp_path}/my service:ro" in install
     assert install[-6:] == ["cli", "service", "install", "mine", "-p", "my service"]
     assert f"{tmp_path}/new/place:{tmp_path}/new/place" in backup
     assert (tmp_path / "new" / "place").is_dir(), "made by the user, not by Docker as root"
