@@ -45,12 +45,10 @@ compose() { # docker compose for this checkout, with the settings of .env and .e
   BASEDIR=$(basedir) docker compose "${options[@]}" "$@"
 }
 
-make_basedir() { # as the user; Docker would make a missing folder as root
-  local place
-  place=$(basedir)
-  [[ ! -d $place ]] || return 0
-  mkdir -p "$place" || fail "BASEDIR $place cannot be made; name another one in .env.local"
-  ((EUID != 0)) || chown "$DCMPROC_UID:$DCMPROC_GID" "$place"
+make_folder() { # for the user; Docker would make a missing folder as root
+  [[ ! -d $1 ]] || return 0
+  mkdir -p "$1" || fail "the folder $1 cannot be made; name another one"
+  ((EUID != 0)) || chown "$DCMPROC_UID:$DCMPROC_GID" "$1"
 }
 
 in_containers() { # whether the scripts work in containers: by what runs; while nothing does, by what has been set up
@@ -79,7 +77,7 @@ mounts_of() { # sets mounts to the files and folders that the words of a command
 }
 
 add_backup_folder() {
-  mkdir -p "$1" || fail "$1 cannot be made"
+  make_folder "$1"
   add_mount "$1"
 }
 
@@ -94,7 +92,7 @@ add_mount() { # where there is such a file or folder
 in_container() { # the command line in a container: BASEDIR, this folder and what $mounts says, at their own paths
   local options=(--rm --no-deps) place mount status=0
   place=$(basedir)
-  make_basedir
+  make_folder "$place"
   for mount in ${mounts[@]+"${mounts[@]}"}; do options+=(--volume "$mount"); done
   [[ -t 0 && -t 1 ]] || options+=(--no-TTY)
   compose --profile cli --progress quiet run "${options[@]}" --volume "$place:$place" --volume "$checkout:$checkout:ro" \

@@ -7,7 +7,7 @@ checkout=${checkout:?is set by the script that sources this}
 containers_up() {
   local running workers started='' arguments=(--detach --wait --wait-timeout 900)
   refuse_other_checkouts
-  make_basedir
+  make_folder "$(basedir)"
   want_images
   if [[ -n $workers_only ]]; then
     prepare_worker_host
