@@ -9,14 +9,17 @@
     │   │   └── CallableNotFoundError  a dotted name leads to no function
     │   ├── CallbackError          a callback raised, returned something else than the contract, hung or died
     │   ├── StudyGoneError         Orthanc does not (or no longer) hold the study
-    │   ├── NotKnownError          the ledger knows no such study, plan or job
+    │   ├── NotKnownError          there is no such study, plan, job, version or result here
+    │   ├── ArchiveError           files cannot travel to another host as they are
     │   ├── LedgerError            the ledger's database cannot be used as configured
     │   └── StackError             the programs of local mode cannot be started or stopped
     └── TransientError             trying again later may succeed
         ├── OrthancUnavailableError    Orthanc does not answer, or answers with a server error
         │   └── OrthancRefusesError    Orthanc does not take the user's password, or not from this machine
         ├── PeerUnavailableError       a DICOM peer does not answer, or refuses the association
-        ├── DataFullError              DATA has no room for a study's files
+        ├── DataFullError              DATA has no room for a study's files, inputs or output
+        ├── ArchiveCutError            files that come from another host ended before their end
+        ├── SchedulerUnavailableError  the scheduler does not answer a worker, or refuses its token
         ├── LedgerUnavailableError     the database is locked, full or away
         └── TransportUnavailableError  Redis does not answer
 
@@ -65,7 +68,11 @@ class StudyGoneError(PermanentError):
 
 
 class NotKnownError(PermanentError):
-    """The ledger knows no such study, plan or job."""
+    """There is no such study, plan, job, version or result here."""
+
+
+class ArchiveError(PermanentError):
+    """Files cannot travel to another host as they are, or what came holds what it must not."""
 
 
 class LedgerError(PermanentError):
@@ -89,7 +96,15 @@ class PeerUnavailableError(TransientError):
 
 
 class DataFullError(TransientError):
-    """DATA has no room for a study's files."""
+    """DATA has no room for a study's files, a job's inputs or its output."""
+
+
+class ArchiveCutError(TransientError):
+    """Files that come from another host ended before their end."""
+
+
+class SchedulerUnavailableError(TransientError):
+    """The scheduler does not answer a worker, or refuses its token."""
 
 
 class LedgerUnavailableError(TransientError):

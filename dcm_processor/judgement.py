@@ -22,8 +22,9 @@ _WORDS = {
     ExitReason.TIMEOUT: "time-out",
     ExitReason.LOST: "worker lost",
     ExitReason.ENVIRONMENT: "the service's environment could not be built",
-    ExitReason.FETCH: "the study's files could not be fetched",
+    ExitReason.FETCH: "the job's files could not be fetched",
     ExitReason.MODULE: "the service's code could not be had",
+    ExitReason.OUTPUT: "what the job left could not be sent",
 }
 
 

@@ -80,7 +80,7 @@ def entries(folder: Path) -> list[Entry]:
     for path, status in _walk(folder):
         relative = PurePosixPath(path.relative_to(folder))
         if stat.S_ISLNK(status.st_mode):
-            found.append(Entry(relative, _inner_target(folder, relative)))
+            found.append(Entry(relative, inner_target(folder, relative)))
         elif stat.S_ISREG(status.st_mode):
             found.append(Entry(relative))
             size += status.st_size
@@ -105,7 +105,11 @@ def _walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
                 yield Path(child.path), child.stat(follow_symlinks=False)
 
 
-def _inner_target(folder: Path, link: PurePosixPath) -> str:
+def inner_target(folder: Path, link: PurePosixPath) -> str:
+    """Where a symlink (its path is relative to the folder) leads, as text.
+
+    Raises ServiceError where that is nothing, or out of the folder.
+    """
     path, target = folder / link, os.readlink(folder / link)  # noqa: PTH115 - as text, not normalised
     depth = len(link.parts) - 1
     for part in PurePosixPath(target).parts:

@@ -41,6 +41,7 @@ KEPT = 3
 """Versions kept for rollback beside the current one."""
 MAX_MANIFEST = 2 * json_text.LARGEST
 """Bytes of a settings.json that are read: what is larger is refused, and this is enough to see that it is."""
+_ADD_PATIENCE = 600.0  # seconds: whoever adds versions does nothing else, and each is written to the disk
 
 
 SCRIPT = "script.sh"
@@ -177,6 +178,22 @@ class Store:
             self._files.place(name, digest, staged)
             self._files.point(name, digest)
         return Installed(digest, manifest.jobs, tuple(found), changed=before.get(name) != digest)
+
+    def add(self, name: str, digest: str, source: Path) -> None:
+        """Have a version here that another host installed, for plans that pin it; it does not become the current one.
+
+        Raises ServiceError where `source` is not that version, and OSError: elsewhere, or later, it may be possible.
+        """
+        if missing := [part for part in PARTS if not (source / part).is_dir()]:
+            raise ServiceError(f"version {digest} of service {name} came without {' and '.join(missing)}")
+        with self._files.locked(seconds=_ADD_PATIENCE), self._files.staging() as staged:
+            service_tree.copy({part: source / part for part in PARTS}, staged)
+            if service_tree.digest(staged) != digest:
+                raise ServiceError(
+                    f"what came as version {digest} of service {name} has another content: its files were changed "
+                    "where it is installed; install it again from its source"
+                )
+            self._files.place(name, digest, staged)
 
     def remove(self, name: str) -> None:
         """Make a service no longer current; its versions stay for plans that pin them, until `collect`.

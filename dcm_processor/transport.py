@@ -45,7 +45,8 @@ class PlanOrder:
     """What all attempts of a plan share; `headers` are the study's (the study-level view).
 
     `injected` maps a job's name to what its callback injected; of a series job it is {seriesId: what}, and the name
-    stands in `seriesJobs`. `services` maps every job's name to its service, in plan order.
+    stands in `seriesJobs`. `services` maps every job's name to its service, in plan order. `dataId` is the id of the
+    scheduler's DATA (`data_id`); "": every worker shares it.
     """
 
     planId: str
@@ -56,6 +57,7 @@ class PlanOrder:
     injected: dict[str, Any] = field(default_factory=dict)
     seriesJobs: list[str] = field(default_factory=list)
     services: dict[str, str] = field(default_factory=dict)
+    dataId: str = ""
 
     def added_params(self, series_id: str | None) -> dict[str, Any]:
         """What a job of the study (None) or of one of its series sees as `added_params`, by job name."""

@@ -92,8 +92,9 @@ class ExitReason(StrEnum):
     HANDED_BACK = "handed_back"  # the worker was told to stop, or has a script.sh to run first
     LOST = "lost"  # no announcement, or a SIGKILL that neither we nor an OOM kill sent
     ENVIRONMENT = "environment"  # the service's environment could not be built
-    FETCH = "fetch"  # the study's files could not be fetched
+    FETCH = "fetch"  # the study's files, or the job's inputs, could not be fetched
     MODULE = "module"  # the module's code could not be had
+    OUTPUT = "output"  # what the job left could not be sent to the scheduler
 
 
 class StudyState(StrEnum):

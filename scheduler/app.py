@@ -22,6 +22,8 @@ from scheduler.parts import EXTENSION, Explain, Parts, parts
 from scheduler.problems import handle_problems
 from scheduler.readiness import Readiness
 from scheduler.recorder import Recorder
+from scheduler.results import Results
+from scheduler.transfers import Transfers
 from scheduler.unread import discard_body
 from scheduler.wake import CanWake, Waker
 
@@ -63,6 +65,8 @@ def create_app(
         redis=quick,
         readiness=Readiness(ledger, quick),
         store=store or Store.of(settings),
+        results=Results(settings.data),
+        transfers=Transfers(),
         explain=explain or Explainer(settings),
     )
     app.url_map.strict_slashes = False

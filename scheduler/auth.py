@@ -26,7 +26,7 @@ class Right(StrEnum):
 
     HOOK = "hook"  # say that a study is stable
     API = "api"  # everything under /api/v1
-    WORKER = "worker"  # module code, results, logs
+    WORKER = "worker"  # what travels to and from workers of other hosts
 
 
 GRANTS: Mapping[str, frozenset[Right]] = {

@@ -1,7 +1,7 @@
 """What follows a committed transaction: files renamed, attempts pushed, keys removed. Each can be done again."""
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -29,17 +29,17 @@ class Effects:
     told: list[dict[str, Any]] = field(default_factory=list)  # attempts that ended, for the log
 
     def carry_out(self, ledger: Ledger, transport: Transport, results: Results) -> None:
-        """Results first, so that whoever depends on them finds them; raises OSError where DATA takes no rename."""
+        """Results first, so that whoever depends on them finds them; raises OSError where DATA takes no change."""
         for attempt_id, folder in self.publish:
             results.publish(attempt_id, folder)
         try:
             for plan_order, made in self.orders:
-                enqueue(transport, plan_order, made)
+                enqueue(transport, replace(plan_order, dataId=results.data_id), made)
             for plan_id, job_ids in self.ready.items():
                 with ledger.read() as db:
                     found = orders(db, plan_id, job_ids)
                 if found is not None:
-                    enqueue(transport, *found)
+                    enqueue(transport, replace(found[0], dataId=results.data_id), found[1])
             if self.cancel:
                 transport.request_cancel(self.cancel)
             if self.accepted:

@@ -1,7 +1,8 @@
 """gunicorn's configuration, and the application: `gunicorn -c python:scheduler.gunicorn_conf`, from any folder.
 
 One process with threads: all it does is wait for disks and sockets, and writers of one process take turns at the ledger
-instead of racing for its lock. The listening socket is the parent's, so hooks wait there while a worker is replaced.
+instead of racing for its lock. Half of the threads at most carry files (`scheduler/transfers.py`). The listening
+socket is the parent's, so hooks wait there while a worker is replaced.
 """
 
 import os
@@ -53,7 +54,7 @@ bind = f"{'127.0.0.1' if _settings.MODE == 'local' else '0.0.0.0'}:{_settings.SC
 proc_name = "dcm-processor-scheduler"
 worker_class = "gthread"
 workers = 1
-threads = 8
+threads = 16
 keepalive = 5
 timeout = 60
 graceful_timeout = 10

@@ -19,6 +19,11 @@ _PATH_PART = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 _PARTS = {
     "studyId": "Orthanc's identifier of the study.",
     "jobId": "The job's identifier, as a study or a list of jobs shows it.",
+    "attemptId": "The attempt's identifier: `<jobId>-<attempt>`.",
+    "jobName": "The job's name, as its service's settings.json has it.",
+    "seriesId": "Orthanc's identifier of the series.",
+    "service": "The service's name.",
+    "digest": "The digest that names the version: 32 hexadecimal digits.",
 }
 _PROBLEM_HEADERS = {
     401: {"WWW-Authenticate": "`Bearer`, and `error` where a token was shown (RFC 6750)."},
@@ -63,7 +68,10 @@ def openapi(app: Flask) -> dict[str, Any]:
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "The text of BASEDIR/secrets/scheduler_token; for the hook also that of hook_token.",
+                    "description": (
+                        "The text of BASEDIR/secrets/scheduler_token; for the hook also that of hook_token. What "
+                        "belongs to `exchange` takes that of worker_token alone."
+                    ),
                 }
             },
             "responses": {
@@ -111,6 +119,8 @@ def _operation(endpoint: str, path_parts: list[str], contract: Operation, schema
             "required": not contract.body_optional,
             "content": {"application/json": {"schema": schemas.ref(contract.body, "validation")}},
         }
+    if contract.upload is not None:
+        described["requestBody"] = {"required": True, "content": {contract.upload: {"schema": {"type": "string"}}}}
     if contract.right is None:
         described["security"] = []
     return described

@@ -14,6 +14,8 @@ from dcm_processor.vocabulary import EventKind
 from scheduler.auth import Tokens
 from scheduler.readiness import Readiness
 from scheduler.recorder import Recorder
+from scheduler.results import Results
+from scheduler.transfers import Transfers
 from scheduler.wake import Waker
 
 EXTENSION = "dcm_processor"
@@ -37,6 +39,8 @@ class Parts:
     redis: redis.Redis  # with short time-outs: for queues and readiness
     readiness: Readiness
     store: Store
+    results: Results
+    transfers: Transfers
     explain: Explain
 
 

@@ -20,6 +20,8 @@ from werkzeug.exceptions import (
 from werkzeug.http import HTTP_STATUS_CODES
 
 from dcm_processor.errors import (
+    ArchiveError,
+    DataFullError,
     DcmProcessorError,
     LedgerError,
     LedgerUnavailableError,
@@ -41,7 +43,9 @@ _URN = "urn:dcm-processor:problem:"
 # The first class that fits decides, so the narrower ones stand first.
 _OF_ERRORS: Mapping[type[DcmProcessorError], tuple[int, str, str]] = {
     UsageError: (400, "invalid-request", "The request is not valid"),
-    NotKnownError: (404, "not-known", "The ledger does not know it"),
+    NotKnownError: (404, "not-known", "It is not known here"),
+    ArchiveError: (422, "archive-refused", "The files cannot travel as they are"),
+    DataFullError: (507, "data-full", "DATA has no room"),
     StudyGoneError: (410, "study-gone", "Orthanc does not hold the study any more"),
     LedgerUnavailableError: (503, "ledger-unavailable", "The ledger is not available"),
     LedgerError: (503, "ledger-unusable", "The ledger cannot be used as configured"),

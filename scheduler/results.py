@@ -1,25 +1,54 @@
-"""Results: an accepted attempt's output becomes the job's folder under DATA/results; the one before stands aside."""
+"""Results: an accepted attempt's output becomes the job's folder under DATA/results; the one before stands aside.
 
+DATA/attempts/<attemptId>              an attempt's output, written by a worker here or sent by one elsewhere
+DATA/attempts/<attemptId>.part         one that is arriving; renamed when it is whole
+DATA/attempts/<attemptId>.replaced     the results that those of the attempt took the place of
+DATA/results/<studyId>/<jobName>[/<seriesId>]
+"""
+
+import errno
 import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import structlog
 
+from dcm_processor import data_id
+from dcm_processor.archive import OUTPUT, Extent
+from dcm_processor.errors import DataFullError, TransientError
 from dcm_processor.ledger import Ledger, attempts
-from dcm_processor.service_tree import remove
+from dcm_processor.service_tree import remove, sync
+from dcm_processor.unpacking import unpack
 from scheduler.enqueue import result_folder
 
 log = structlog.get_logger()
 
 ATTEMPTS = "attempts"
 ASIDE = ".replaced"
+PART, TRASH = ".part", ".trash"
+STALE_SECONDS = 24 * 3600.0
+"""An upload that nobody has touched for so long was cut by the scheduler's own end."""
 
 
 class Results:
-    """DATA's `results` and `attempts` folders, as the controller changes them."""
+    """DATA's `results` and `attempts` folders, as the scheduler's programs change them."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
+        self._arriving: set[str] = set()
+        self._lock = threading.Lock()
+
+    @cached_property
+    def data_id(self) -> str:
+        """The id of DATA, made by the controller where it has none.
+
+        Raises OSError where DATA cannot be written.
+        """
+        return data_id.make(self._data)
 
     def publish(self, attempt_id: str, folder: str) -> None:
         """Rename the attempt's output to `folder` (relative to DATA), what was there aside; again is harmless.
@@ -30,7 +59,7 @@ class Results:
         place.parent.mkdir(parents=True, exist_ok=True)
         if not _is_folder(made):
             if not place.exists():
-                place.mkdir(parents=True)  # a worker that has no DATA of ours
+                place.mkdir(parents=True)
             return
         if _is_folder(place):
             aside = made.with_name(attempt_id + ASIDE)
@@ -42,17 +71,84 @@ class Results:
     def repair(self, ledger: Ledger) -> int:
         """Publish what an interrupted controller accepted and did not publish; returns how many."""
         try:
-            names = [
-                entry.name for entry in os.scandir(self._data / ATTEMPTS) if entry.is_dir() and "." not in entry.name
-            ]
+            with os.scandir(self._data / ATTEMPTS) as entries:
+                folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return 0
+        for entry in folders:
+            if entry.name.endswith((PART, TRASH)) and _is_stale(Path(entry.path)):
+                remove(Path(entry.path))
+        names = [entry.name for entry in folders if "." not in entry.name]
         with ledger.read() as db:
             unpublished = attempts.finished_among(db, names)
         for attempt_id, job in unpublished.items():
             self.publish(attempt_id, result_folder(job))
             log.info("published results that had been accepted, not published", jobId=job["job_id"])
         return len(unpublished)
+
+    # -- what workers of other hosts send
+
+    def receive(self, attempt_id: str, blocks: Iterable[bytes], check: Callable[[], None]) -> Extent:
+        """Have an attempt's output where `publish` finds it, whole or not at all; what came before is replaced.
+
+        `check` is called when all of it is here and raises where nobody wants it any more. Raises what `unpack` raises,
+        DataFullError, and TransientError while the same output is arriving already.
+        """
+        place = self._data / ATTEMPTS / attempt_id
+        part, trash = place.with_name(attempt_id + PART), place.with_name(attempt_id + TRASH)
+        with self._alone(attempt_id):
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                _discard(part, trash)  # of an upload that was cut
+                came = unpack(blocks, part, OUTPUT, durable=True)
+                try:
+                    check()
+                    if os.path.lexists(place):
+                        place.rename(trash)
+                    part.rename(place)
+                    sync(place.parent)
+                finally:
+                    _discard(part, trash)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise DataFullError(
+                        f"DATA ({self._data}) has no room for what an attempt left; make room there"
+                    ) from None
+                raise
+        return came
+
+    @contextmanager
+    def _alone(self, attempt_id: str) -> Iterator[None]:
+        with self._lock:
+            if attempt_id in self._arriving:
+                raise TransientError("this output is arriving already; try again when that has ended")
+            self._arriving.add(attempt_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._arriving.discard(attempt_id)
+
+    def folder(self, study_id: str, job_name: str, series_id: str | None) -> Path | None:
+        """A job's published results (names that are checked), or None where there are none."""
+        place = self._data / "results" / study_id / job_name
+        place = place / series_id if series_id is not None else place
+        return place if _is_folder(place) else None
+
+
+def _is_stale(folder: Path) -> bool:
+    try:
+        return time.time() - folder.stat().st_mtime > STALE_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def _discard(*paths: Path) -> None:
+    for path in paths:
+        if _is_folder(path):
+            remove(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _is_folder(path: Path) -> bool:

@@ -1,7 +1,8 @@
 """The function that RQ runs in a work-horse: one attempt, from the claim to the outcome on its way.
 
-order ─▶ claim ─▶ module ─▶ environment ─▶ fetch ─▶ run ─▶ spooled ─▶ sent; from the claim on it is announced every
-few seconds that the attempt still runs.
+order ─▶ claim ─▶ module ─▶ environment ─▶ fetch ─▶ (inputs) ─▶ run ─▶ (output) ─▶ spooled ─▶ sent; from the claim on it
+is announced every few seconds that the attempt still runs. Inputs and output travel only where this host's DATA is not
+the scheduler's; they then lie in the attempt's scratch folder.
 """
 
 import json
@@ -12,23 +13,24 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from dcm_processor import contract
-from dcm_processor.errors import PermanentError, ServiceError, TransportUnavailableError
+from dcm_processor import contract, data_id
+from dcm_processor.errors import DcmProcessorError, PermanentError, ServiceError, TransportUnavailableError
 from dcm_processor.outcome import Outcome
-from dcm_processor.service_tree import remove
 from dcm_processor.store import SCRIPT_NOT_RUN
 from dcm_processor.transport import Order, PlanOrder, Report, Transport
 from dcm_processor.vocabulary import ExitReason
-from worker import reaper, runner, studies, surroundings
+from worker import output, reaper, runner, studies, surroundings
 from worker.announcer import Announcer
 from worker.contained import Command, Contained, End
 from worker.context import CONTEXT, Context, StoppedError
 from worker.environments import Environments
+from worker.exchange import FETCH_PATIENCE, Exchange, patiently
 from worker.modules import module_folder
 from worker.scripts import Scripts
 from worker.spool import AttemptBusyError, AttemptEndedError, AttemptFolder, SpoolError
@@ -41,6 +43,7 @@ LOG_LIMIT = 10_000_000
 START_LIMIT = 600.0
 """Seconds that a service's module may take to be imported; its `timeout` counts the function alone."""
 _UNSPOOLED_PATIENCE = 600.0
+_NAMED = 10  # of what cannot travel
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -131,8 +134,9 @@ class _Attempt:
 
     def _work(self, folder: AttemptFolder) -> Outcome:
         order, stop = self._order, self._context.stop
-        with self._phase("module"):
-            module = module_folder(self._settings, order.service, order.digest)
+        shared = not self._plan.dataId or self._plan.dataId == data_id.read(self._settings.data)
+        with self._phase("module"), stop.raising():
+            module = patiently(partial(module_folder, self._settings, order.service, order.digest), FETCH_PATIENCE)
             self._check_script(folder)
         with self._phase("environment"), stop.raising():
             environment = Environments(self._settings, self._context.environ).provide(
@@ -144,13 +148,19 @@ class _Attempt:
             self._details["environment"] = environment.key
         with self._phase("fetch"), stop.raising():
             dicom = studies.provide(self._settings, order, self._plan)
+        inputs = self._shared_inputs(order.inputs) if shared else self._fetch_inputs(folder)
+        left = self._settings.data / "attempts" / order.attemptId if shared else folder.scratch / "output"
         with self._phase("run"):
-            end = self._call(folder, module, environment.python, dicom)
+            output.make(left)
+            task = self._task(dicom, inputs, left)
+            end = self._call(folder, module, environment.python, task)
+            output.have(left)
         if end.log_fault is not None:
             log.error("part of the job's log is lost", why=end.log_fault)
         if end.killed == "reaper":
             reaper.kill_descendants()
-        return outcome_of(end, order, START_LIMIT)
+        outcome = outcome_of(end, order, START_LIMIT)
+        return outcome if shared else self._send_output(folder, left, outcome)
 
     def _check_script(self, folder: AttemptFolder) -> None:
         """Go on where the version's script.sh has run well on this worker, where it has none, and where none is run.
@@ -168,19 +178,15 @@ class _Attempt:
             _say(folder, f"the script.sh of service {service} has not run on this worker yet; it runs first")
             raise StoppedError(ExitReason.HANDED_BACK)
 
-    def _call(self, folder: AttemptFolder, module: Path, python: Path, dicom: Path) -> End:
+    def _call(self, folder: AttemptFolder, module: Path, python: Path, task: dict[str, Any]) -> End:
         order, settings = self._order, self._settings
-        output = settings.data / "attempts" / order.attemptId
-        if output.exists():
-            remove(output)
-        output.mkdir(parents=True)
         for place in (settings.cache / order.service, settings.logs):
             place.mkdir(parents=True, exist_ok=True)
-        task = os.memfd_create("task")  # in memory, and gone with its last reader: it holds patient data
+        paper = os.memfd_create("task")  # in memory, and gone with its last reader: it holds patient data
         try:
-            with os.fdopen(os.dup(task), "w", encoding="utf-8") as file:
-                json.dump(self._task(dicom, output), file)
-            os.lseek(task, 0, os.SEEK_SET)
+            with os.fdopen(os.dup(paper), "w", encoding="utf-8") as file:
+                json.dump(task, file)
+            os.lseek(paper, 0, os.SEEK_SET)
             command = Command(
                 argv=[str(python), "-I", str(Path(runner.__file__)), contract.__file__, order.service, str(module)],
                 env=surroundings.of_job(settings, self._context.environ, order.service, python.parent, folder.tmpdir()),
@@ -190,19 +196,17 @@ class _Attempt:
                 start_timeout=START_LIMIT,
                 timeout=order.timeout,
                 memory=order.memory,
-                input=task,
+                input=paper,
                 keep=[folder.lock],
                 dump=True,
             )
             running = self._commands.enter_context(Contained(command))
             folder.prepare()
-            end = self._watch(running)
-            _have_folder(output)
-            return end
+            return self._watch(running)
         finally:
-            os.close(task)
+            os.close(paper)
 
-    def _task(self, dicom: Path, output: Path) -> dict[str, Any]:
+    def _task(self, dicom: Path, inputs: dict[str, Any], left: Path) -> dict[str, Any]:
         """What the runner needs to call the function (`worker.runner.arguments`)."""
         order = self._order
         return {
@@ -214,20 +218,53 @@ class _Attempt:
             "params": order.params,
             "addedParams": self._plan.added_params(order.seriesId),
             "jobServices": self._plan.services,
-            "inputs": self._absolute(order.inputs),
+            "inputs": inputs,
             "outcomes": order.outcomes,
             "dicomDir": str(dicom),
-            "outputDir": str(output),
+            "outputDir": str(left),
             "studyId": order.studyId,
             "planId": order.planId,
             "attempt": order.attempt,
         }
 
-    def _absolute(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _shared_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {
-            name: self._absolute(folder) if isinstance(folder, dict) else str(self._settings.data / folder)
+            name: self._shared_inputs(folder) if isinstance(folder, dict) else str(self._settings.data / folder)
             for name, folder in inputs.items()
         }
+
+    def _fetch_inputs(self, folder: AttemptFolder) -> dict[str, Any]:
+        if not self._order.inputs:
+            return {}
+        place = folder.scratch / "inputs"
+        with self._phase("inputs"), self._context.stop.raising(), Exchange(self._settings) as exchange:
+            return patiently(partial(exchange.inputs, self._order.inputs, place), FETCH_PATIENCE)
+
+    def _send_output(self, folder: AttemptFolder, left: Path, outcome: Outcome) -> Outcome:
+        """Have a finished attempt's output at the scheduler before its outcome; of a failed one, if that is easy."""
+        stop, done = self._context.stop, outcome.exitReason is ExitReason.DONE
+        if not done and stop.reason is not None:
+            return outcome
+        try:
+            with self._phase("output"), stop.raising():
+                left_out = output.send(self._settings, self._order.attemptId, left, None if done else 0)
+        except StoppedError:
+            if done:
+                raise
+            return outcome
+        except (DcmProcessorError, OSError) as error:
+            if done and not isinstance(error, PermanentError):
+                raise
+            log.warning("what the attempt left was not sent", error=str(error))
+            if not done:
+                return outcome
+            return replace(outcome, exitReason=ExitReason.OUTPUT, error=str(error), errorClass=type(error).__name__)
+        if not left_out:
+            return outcome
+        names = ", ".join(left_out[:_NAMED]) + (" …" if len(left_out) > _NAMED else "")
+        _say(folder, f"not among the results, since it is no file, no folder and no symlink within them: {names}")
+        details = {**outcome.details, "leftOut": len(left_out), "logSize": folder.log.stat().st_size}
+        return replace(outcome, details=details)
 
     def _watch(self, running: Contained) -> End:
         with self._context.stop.calling(running.kill):
@@ -236,9 +273,13 @@ class _Attempt:
     def _check_names(self) -> None:
         """What becomes part of a path came through Redis."""
         order = self._order
-        for name in (order.attemptId, order.service, order.digest, order.studyId, order.seriesId or "-"):
-            if name != "-" and not _NAME.fullmatch(name):
-                raise ServiceError("the order holds a name that cannot be a folder's")
+        names = [order.attemptId, order.service, order.digest, order.studyId]
+        names += [order.seriesId] if order.seriesId is not None else []
+        for job, found in order.inputs.items():
+            of_series = found if isinstance(found, dict) else {job: found}
+            names += [job, *of_series, *(part for folder in of_series.values() for part in str(folder).split("/"))]
+        if not all(map(_NAME.fullmatch, names)):
+            raise ServiceError("the order holds a name that cannot be a folder's")
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -279,15 +320,7 @@ class _Attempt:
             time.sleep(5)
 
 
-def _have_folder(output: Path) -> None:
-    """An output folder, though the function deleted it, or put something else in its place, which then stands aside."""
-    if output.is_symlink() or not output.is_dir():
-        if output.is_symlink() or output.exists():
-            output.rename(output.with_name(f"{output.name}.misplaced"))
-        output.mkdir()
-
-
 def _say(folder: AttemptFolder, text: str) -> None:
     """A line of ours in the job's log."""
-    with suppress(OSError), folder.log.open("a", encoding="utf-8") as file:
+    with suppress(OSError), folder.log.open("a", encoding="utf-8", errors="replace") as file:
         file.write(f"[dcm-processor: {text}]\n")

@@ -59,7 +59,7 @@ def outcome_of_error(error: Exception, phase: str) -> Outcome:
         reason = ExitReason.ENVIRONMENT
     elif isinstance(error, ServiceError):
         reason = ExitReason.MODULE
-    elif phase == "fetch":
+    elif phase in ("fetch", "inputs"):
         reason = ExitReason.FETCH
     else:
         reason = ExitReason.TRANSIENT

@@ -3,6 +3,7 @@
 from flask import Flask
 
 from scheduler.api.document import document
+from scheduler.api.exchange import exchange
 from scheduler.api.jobs import jobs
 from scheduler.api.queues import queues
 from scheduler.api.services import services
@@ -13,5 +14,5 @@ PREFIX = "/api/v1"
 
 def register_api(app: Flask) -> None:
     """Put the API's routes into the app."""
-    for blueprint in (studies, jobs, services, queues, document):
+    for blueprint in (studies, jobs, services, queues, exchange, document):
         app.register_blueprint(blueprint, url_prefix=PREFIX)

@@ -49,7 +49,9 @@ class Attempt(Answer):
     exit_reason: ExitReason | None = Field(description="Why it ended.")
     error: str | None = Field(description="What went wrong, in one line.")
     traceback: str | None = Field(description="The traceback of what the worker function raised.")
-    phases: dict[str, list[Moment]] = Field(description="`environment`, `fetch`, `run`: begin and end of each.")
+    phases: dict[str, list[Moment]] = Field(
+        description="`module`, `environment`, `fetch`, `run` …: begin and end of each."
+    )
     details: dict[str, Any] = Field(
         description="`exitStatus`, `signal`, `environment`; `peakMemory` and `logSize` in bytes."
     )
@@ -274,6 +276,17 @@ class Queues(Answer):
     """The queues, in order of priority."""
 
     items: list[Queue] = Field(description="The queues.")
+
+
+# -- exchange
+
+
+class Received(Answer):
+    """An attempt's output is here."""
+
+    attempt_id: str = Field(description="The attempt.")
+    entries: int = Field(description="How many files, folders and symlinks came.")
+    size: int = Field(description="How many bytes the files have together.")
 
 
 # -- health

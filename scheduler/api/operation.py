@@ -21,8 +21,9 @@ class Operation:
     """The contract of one route.
 
     `answer` is the model of its JSON answer; None: the view makes its own response, described by `content` and
-    `headers`. `right` is what the caller's token must be good for; None: anybody may call. `problems` are the statuses
-    of problem documents beyond those every route may give.
+    `headers`. `upload` is the media type of a body that the view itself reads while it comes. `right` is what the
+    caller's token must be good for; None: anybody may call. `problems` are the statuses of problem documents beyond
+    those every route may give.
     """
 
     summary: str
@@ -38,6 +39,7 @@ class Operation:
     problems: tuple[int, ...]
     content: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
+    upload: str | None = None
 
 
 View = Callable[..., BaseModel | Response]
@@ -57,6 +59,7 @@ def operation(
     problems: tuple[int, ...] = (),
     content: str = "application/json",
     headers: Mapping[str, str] | None = None,
+    upload: str | None = None,
 ) -> Callable[[View], Callable[..., Response]]:
     """Declare a view's contract.
 
@@ -82,6 +85,7 @@ def operation(
             problems,
             content,
             headers or {},
+            upload,
         )
 
         @wraps(view)
@@ -90,6 +94,8 @@ def operation(
                 arguments["query"] = _query(query)
             if body is not None:
                 arguments["body"] = _body(body, contract)
+            if upload is not None:
+                _check_upload(upload, contract)
             result = view(**arguments)
             if isinstance(result, Response):
                 return result
@@ -119,6 +125,15 @@ def _query(model: type[BaseModel]) -> BaseModel:
         return model.model_validate({name: value for name, value in request.args.items() if value})
     except ValidationError as error:
         raise InvalidRequestError.of("query", error) from None
+
+
+def _check_upload(media_type: str, contract: Operation) -> None:
+    """Refuse a body of another type, or one that announces too much; one that does not announce it is cut there."""
+    request.max_content_length = contract.body_limit
+    if request.mimetype != media_type:
+        raise UnsupportedMediaType(f"The body must be an archive: send it as `Content-Type: {media_type}`")
+    if request.content_length is not None and request.content_length > contract.body_limit:
+        raise RequestEntityTooLarge
 
 
 def _body(model: type[BaseModel], contract: Operation) -> BaseModel:

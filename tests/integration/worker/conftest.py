@@ -48,6 +48,7 @@ class Stand:
             "DATABASE_URL": "postgresql+psycopg://worker-must-not-know",
             "ORTHANC_REST_URL": "http://127.0.0.1:9",
             "ORTHANC_REST_PASSWORD": "orthanc-secret",
+            "SCHEDULER_PORT": "9",
             "WORKER_STOP_GRACE": "0.5",
             **{key: value for key, value in os.environ.items() if key.startswith(("UV_", "SSL_CERT_"))},
         }

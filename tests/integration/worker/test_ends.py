@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dcm_processor.outcome import Outcome
 from dcm_processor.vocabulary import ExitReason
-from tests.integration.worker.conftest import DIGEST, SERIES, Stand, gone
+from tests.integration.worker.conftest import SERIES, STUDY, Stand, gone
 from tests.waiting import wait_until
 
 ENDS = """
@@ -316,12 +317,29 @@ def test_an_index_that_does_not_answer_is_worth_another_try(stand: Stand) -> Non
     assert "index-secret" not in str(outcome) + stand.log()
 
 
-def test_code_that_is_not_there(stand: Stand) -> None:
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"service": "..", "worker": "svc.job.work"},
+        {"digest": "../svc"},
+        {"seriesId": ".."},
+        {"inputs": {"..": f"results/{STUDY}/first"}},
+        {"inputs": {"first": f"results/{STUDY}/../../secrets"}},
+        {"inputs": {"first": "/etc"}},
+        {"inputs": {"first": {"..": f"results/{STUDY}/first"}}},
+        {"inputs": {"first": {SERIES: "results//first"}}},
+    ],
+)
+def test_an_order_whose_names_could_lead_elsewhere(stand: Stand, order: dict[str, Any]) -> None:
+    """Whoever can write to Redis must not be able to name any folder of a worker."""
+    stand.service("def work(**kwargs):\n    pass\n")
     stand.start()
-    stand.enqueue()
+    stand.enqueue(**order)
     outcome = stand.outcome()
-    assert outcome.exitReason is ExitReason.MODULE
-    assert f"version {DIGEST} of service svc" in (outcome.error or "")
+    assert (outcome.exitReason, outcome.error) == (
+        ExitReason.MODULE, "the order holds a name that cannot be a folder's"
+    )  # fmt: skip
+    assert outcome.phases == {}
 
 
 def test_an_orthanc_that_does_not_answer(stand: Stand) -> None:

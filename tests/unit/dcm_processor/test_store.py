@@ -521,6 +521,35 @@ def _die_at(step: int, act: Callable[[], object]) -> int:
     return os.waitpid(child, 0)[1]
 
 
+def test_a_version_of_another_host_is_added_and_current_nowhere(there: Installation, tmp_path: Path) -> None:
+    digest = there.store.install("one", there.source("one")).digest
+    other = Store(tmp_path / "r", tmp_path / "m", Defaults(Level.STUDY, "default", ("default",)))
+    for _ in range(2):
+        other.add("one", digest, there.sources / "one")
+    assert other.module_folder("one", digest).joinpath("worker.py").read_text() == "def worker(): pass\n"
+    assert other.module_folder("one", digest).stat().st_mode & 0o777 == 0o755
+    assert other.services() == []
+    assert list((tmp_path / "m").iterdir()) == [tmp_path / "m" / ".versions"]
+
+
+@pytest.mark.parametrize("change", ["module/worker.py", "module/more.py", "registry/callback.py", None])
+def test_what_comes_under_a_digest_that_is_not_its_own_is_refused(
+    there: Installation, tmp_path: Path, change: str | None
+) -> None:
+    digest, source = there.store.install("one", there.source("one")).digest, there.sources / "one"
+    if change is None:
+        shutil.rmtree(source / "registry")
+    else:
+        (source / change).write_text("evil = True\n")
+    other = Store(tmp_path / "r", tmp_path / "m", Defaults(Level.STUDY, "default", ("default",)))
+    with pytest.raises(ServiceError, match=r"has another content|came without registry"):
+        other.add("one", digest, source)
+    for name in ("../one", "one\n"):
+        with pytest.raises(ServiceError):
+            other.add(name, digest, there.sources / "one")
+    assert not other.module_folder("one", digest).exists()
+
+
 def test_killed_at_any_moment_an_install_leaves_one_whole_version(there: Installation) -> None:
     old = there.store.install("temp", there.source("temp", files={"module/v": "1"})).digest
     pristine = shutil.copytree(there.base, there.base.with_name("pristine"), symlinks=True)

@@ -1,10 +1,15 @@
 """An accepted attempt's output becomes the job's results: whole, once, and again after an interruption."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dcm_processor.archive import OUTPUT, pack, survey
+from dcm_processor.errors import ArchiveCutError, ArchiveError, NotKnownError
+from dcm_processor.ledger import Ledger
+from scheduler import results
 from scheduler.results import Results
 
 ATTEMPT, FOLDER = "job-2", "results/study/job"
@@ -82,3 +87,60 @@ def test_folders_that_a_job_left_unwritable_are_published_and_replaced(tmp_path:
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def sent(folder: Path, text: str) -> Iterator[bytes]:
+    folder.mkdir()
+    (folder / "new.txt").write_text(text)
+    return pack(survey({"": folder}, OUTPUT))
+
+
+def wanted() -> None:
+    return
+
+
+def test_output_that_came_from_another_host_is_published_like_any_other(tmp_path: Path) -> None:
+    Results(tmp_path).receive(ATTEMPT, sent(tmp_path / "sent", "elsewhere"), wanted)
+    Results(tmp_path).publish(ATTEMPT, FOLDER)
+    assert (tmp_path / FOLDER / "new.txt").read_text() == "elsewhere"
+
+
+def test_output_that_comes_again_takes_the_place_of_what_came(data: Path) -> None:
+    Results(data).receive(ATTEMPT, sent(data / "sent", "again"), wanted)
+    assert (data / "attempts" / ATTEMPT / "new.txt").read_text() == "again"
+    assert [path.name for path in (data / "attempts").iterdir()] == [ATTEMPT]
+
+
+def test_what_came_before_stays_until_the_new_one_is_whole(data: Path) -> None:
+    def breaking() -> Iterator[bytes]:
+        yield next(sent(data / "sent", "half"))[:1024]
+
+    for blocks, error in ((breaking(), ArchiveCutError), (iter([b"x" * 2048]), ArchiveError)):
+        with pytest.raises(error):
+            Results(data).receive(ATTEMPT, blocks, wanted)
+        assert (data / "attempts" / ATTEMPT / "new.txt").read_text() == "new"
+        assert [path.name for path in (data / "attempts").iterdir()] == [ATTEMPT]
+
+
+def test_output_that_nobody_wants_any_more_when_it_is_here_goes(data: Path) -> None:
+    def unwanted() -> None:
+        raise NotKnownError("gone")
+
+    with pytest.raises(NotKnownError):
+        Results(data).receive(ATTEMPT, sent(data / "sent", "late"), unwanted)
+    assert (data / "attempts" / ATTEMPT / "new.txt").read_text() == "new"
+
+
+def test_repair_never_publishes_what_is_arriving_and_clears_it_when_it_is_old(
+    data: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(sqlite_url)
+    ledger.migrate()
+    arriving = data / "attempts" / "job-3.part"
+    (arriving / "deep").mkdir(parents=True)
+    Results(data).repair(ledger)
+    assert arriving.exists()
+    monkeypatch.setattr(results, "STALE_SECONDS", -1.0)
+    Results(data).repair(ledger)
+    assert [path.name for path in (data / "attempts").iterdir()] == [ATTEMPT]
+    ledger.close()

@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from dcm_processor.errors import OrthancUnavailableError, ServiceError, StudyGoneError
+from dcm_processor.errors import (
+    NotKnownError,
+    OrthancUnavailableError,
+    SchedulerUnavailableError,
+    ServiceError,
+    StudyGoneError,
+)
 from dcm_processor.transport import Order
 from dcm_processor.vocabulary import ExitReason
 from worker.contained import End
@@ -95,6 +101,9 @@ def test_details_name_what_is_known() -> None:
         (StudyGoneError("gone"), "fetch", ExitReason.FETCH),
         (OrthancUnavailableError("away"), "fetch", ExitReason.FETCH),
         (OSError(28, "No space left on device", "/data"), "fetch", ExitReason.FETCH),
+        (NotKnownError("no such results"), "inputs", ExitReason.FETCH),
+        (SchedulerUnavailableError("away"), "inputs", ExitReason.FETCH),
+        (SchedulerUnavailableError("away"), "module", ExitReason.TRANSIENT),
         (OSError(28, "No space left on device", "/data"), "run", ExitReason.TRANSIENT),
         (KeyError("Doe^Jane"), "run", ExitReason.TRANSIENT),
     ],

@@ -1,6 +1,7 @@
 """Who may do what: a token a task, read again when it changes; everybody else learns nothing."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -26,19 +27,30 @@ API = [
     ("GET", "/api/v1/queues"),
     ("GET", "/api/v1/openapi.json"),
 ]
+DIGEST = "0123456789abcdef0123456789abcdef"
+WORKERS = [
+    ("GET", f"/api/v1/services/temp/versions/{DIGEST}"),
+    ("PUT", "/api/v1/attempts/a-job-1/output"),
+    ("GET", f"/api/v1/results/{STUDY}/job"),
+    ("GET", f"/api/v1/results/{STUDY}/job/{STUDY}"),
+]
+PARTS = {
+    "study_id": STUDY, "series_id": STUDY, "job_id": "a-job", "attempt_id": "a-job-1", "job_name": "job",
+    "service": "temp", "digest": DIGEST,
+}  # fmt: skip
 
 
 def test_every_route_but_health_is_tried_here(api: Api) -> None:
     """A route that is added is added above, too."""
     routes = {
-        (method, rule.rule.replace("<study_id>", STUDY).replace("<job_id>", "a-job"))
+        (method, re.sub("<(.*?)>", lambda part: PARTS[part[1]], rule.rule))
         for rule in api.app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
-    assert routes - {("GET", "/health/live"), ("GET", "/health/ready")} == {HOOK, *API}
+    assert routes - {("GET", "/health/live"), ("GET", "/health/ready")} == {HOOK, *API, *WORKERS}
 
 
-@pytest.mark.parametrize(("method", "path"), [HOOK, *API])
+@pytest.mark.parametrize(("method", "path"), [HOOK, *API, *WORKERS])
 @pytest.mark.parametrize("authorization", [None, "Bearer wrong", "Bearer ", "Bearer", "Basic YWRtaW46YWRtaW4=", "\xff"])
 def test_nothing_is_done_without_a_token(api: Api, method: str, path: str, authorization: str | None) -> None:
     headers = {"Authorization": authorization} if authorization else {}
@@ -51,6 +63,13 @@ def test_nothing_is_done_without_a_token(api: Api, method: str, path: str, autho
 @pytest.mark.parametrize("token", ["hook_token", "worker_token"])
 def test_tokens_of_the_hook_and_of_workers_do_not_open_the_api(api: Api, method: str, path: str, token: str) -> None:
     assert api.call(method, path, token=token).status_code == 403
+
+
+@pytest.mark.parametrize(("method", "path"), WORKERS)
+@pytest.mark.parametrize("token", ["hook_token", "scheduler_token"])
+def test_what_workers_exchange_is_open_to_their_token_alone(api: Api, method: str, path: str, token: str) -> None:
+    assert api.call(method, path, token=token).status_code == 403
+    assert api.call(method, path, token="worker_token", content_type="application/x-tar").status_code == 404
 
 
 def test_a_workers_token_is_no_hook(installation: Installation, api: Api) -> None:
@@ -124,7 +143,7 @@ def test_a_token_in_the_address_is_none(api: Api) -> None:
 
 
 def test_answers_never_carry_a_token(api: Api) -> None:
-    for method, path in [HOOK, *API]:
+    for method, path in [HOOK, *API, *WORKERS]:
         for shown in (bearer("worker_token"), bearer("scheduler_token")):
             text = api.call(method, path, token=None, headers=shown).get_data(as_text=True)
             assert not any(token in text for token in TOKENS.values())
