@@ -96,6 +96,8 @@ def _reason(  # noqa: PLR0911 - one reason a return, in the order of what counts
     if unstartable is not None:
         return ExitReason.ENVIRONMENT, _text(unstartable, "error"), None
     if end.status is not None:
+        if end.status == 0 and end.began is None:
+            return ExitReason.EXIT, "the module ended the process (exit status 0) while it was imported", None
         if end.status == 0:
             return ExitReason.DONE, None, None
         transient = end.status == TRANSIENT_EXIT

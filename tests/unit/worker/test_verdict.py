@@ -24,7 +24,8 @@ def raised(**values: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("end", "reason", "error"),
     [
-        (End(status=0), ExitReason.DONE, None),
+        (End(status=0, began=5.0), ExitReason.DONE, None),
+        (End(status=0), ExitReason.EXIT, "the module ended the process (exit status 0) while it was imported"),
         (End(status=1, messages=[raised()]), ExitReason.EXCEPTION, "ValueError: x"),
         (End(status=1, messages=[raised(transient=True)]), ExitReason.TRANSIENT, "ValueError: x"),
         (End(status=1, messages=[raised(memory=True)]), ExitReason.OUT_OF_MEMORY, "ValueError: x"),
