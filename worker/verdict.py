@@ -4,7 +4,7 @@ import traceback
 from typing import Any
 
 from dcm_processor.contract import TRANSIENT_EXIT
-from dcm_processor.errors import DcmProcessorError, ServiceError
+from dcm_processor.errors import DcmProcessorError, PermanentError, ServiceError
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Order
 from dcm_processor.vocabulary import ExitReason
@@ -50,7 +50,8 @@ def outcome_of(end: End, order: Order, start_timeout: float) -> Outcome:
 def outcome_of_error(error: Exception, phase: str) -> Outcome:
     """The outcome of an attempt that did not get as far as its function.
 
-    A service's own faults are permanent; what failed on this host, or between it and others, may pass.
+    A service's own faults are permanent, and so is what Orthanc no longer holds; what else failed on this host, or
+    between it and others, may pass.
     """
     details: dict[str, Any] = {"phase": phase}
     if isinstance(error, EnvironmentFailedError | EnvironmentUnavailableError):
@@ -59,6 +60,8 @@ def outcome_of_error(error: Exception, phase: str) -> Outcome:
         reason = ExitReason.ENVIRONMENT
     elif isinstance(error, ServiceError):
         reason = ExitReason.MODULE
+    elif isinstance(error, PermanentError):
+        reason = ExitReason.GONE
     elif phase == "fetch":
         reason = ExitReason.FETCH
     else:

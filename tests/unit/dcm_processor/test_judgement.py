@@ -15,6 +15,7 @@ FAILURES = [
     ExitReason.TIMEOUT,
     ExitReason.ENVIRONMENT,
     ExitReason.MODULE,
+    ExitReason.GONE,
 ]
 
 

@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from dcm_processor.errors import OrthancUnavailableError, ServiceError, StudyGoneError
+from dcm_processor.errors import (
+    DataFullError,
+    OrthancUnavailableError,
+    PermanentError,
+    ServiceError,
+    StudyGoneError,
+)
 from dcm_processor.transport import Order
 from dcm_processor.vocabulary import ExitReason
 from worker.contained import End
@@ -93,7 +99,9 @@ def test_details_name_what_is_known() -> None:
         (ServiceError("no code"), "module", ExitReason.MODULE),
         (EnvironmentFailedError("no solution", "tail"), "environment", ExitReason.ENVIRONMENT),
         (EnvironmentUnavailableError("no network", "tail"), "environment", ExitReason.TRANSIENT),
-        (StudyGoneError("gone"), "fetch", ExitReason.FETCH),
+        (StudyGoneError("gone"), "fetch", ExitReason.GONE),
+        (PermanentError("the plan pins no instance"), "fetch", ExitReason.GONE),
+        (DataFullError("full"), "fetch", ExitReason.FETCH),
         (OrthancUnavailableError("away"), "fetch", ExitReason.FETCH),
         (OSError(28, "No space left on device", "/data"), "fetch", ExitReason.FETCH),
         (OSError(28, "No space left on device", "/data"), "run", ExitReason.TRANSIENT),
