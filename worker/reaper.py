@@ -27,7 +27,6 @@ import time
 from typing import Any, NamedTuple, NoReturn
 
 MESSAGES_FD = 3
-ORDER_FD = 4
 DUMP_SIGNAL = signal.SIGUSR1
 """Asks the runner to write down where its threads are (faulthandler); sent before a time-out kills."""
 
