@@ -12,18 +12,8 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from dcm_processor.elements import JsonValue, dataset_values, element_value, read_dataset, text_of, whole_number
-from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS, PATIENT_AND_STUDY_KEYWORDS
-
-__all__ = [
-    "DEFAULT_HEADER_FIELDS",
-    "PATIENT_AND_STUDY_KEYWORDS",
-    "SeriesSource",
-    "build_headers",
-    "element_value",
-    "read_dataset",
-    "sort_key",
-]
+from dcm_processor.elements import JsonValue, dataset_values, text_of, whole_number
+from dcm_processor.header_fields import PATIENT_AND_STUDY_KEYWORDS
 
 
 @dataclass(frozen=True)

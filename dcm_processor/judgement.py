@@ -23,6 +23,7 @@ _WORDS = {
     ExitReason.LOST: "worker lost",
     ExitReason.ENVIRONMENT: "the service's environment could not be built",
     ExitReason.FETCH: "the job's files could not be fetched",
+    ExitReason.GONE: "what the job needs cannot be had",
     ExitReason.MODULE: "the service's code could not be had",
     ExitReason.OUTPUT: "what the job left could not be sent",
 }

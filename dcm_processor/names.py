@@ -24,6 +24,36 @@ _PLATFORM = """
     pip setuptools pkg_resources wheel sitecustomize usercustomize
 """
 
+# Projects whose modules are not called like them; of the others the project's name is taken for the module's.
+_MODULES_OF = {
+    "antspyx": "ants",
+    "attrs": "attr",
+    "beautifulsoup4": "bs4",
+    "opencv_contrib_python": "cv2",
+    "opencv_contrib_python_headless": "cv2",
+    "opencv_python": "cv2",
+    "opencv_python_headless": "cv2",
+    "pillow": "PIL",
+    "protobuf": "google",
+    "pynrrd": "nrrd",
+    "pyyaml": "yaml",
+    "scikit_image": "skimage",
+    "scikit_learn": "sklearn",
+    "vtk": "vtkmodules",
+}
+_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)[ \t]*(?:[\[(;<>=!~@#]|$)")
+
+
+def required_modules(requirements: str) -> set[str]:
+    """The top-level modules that a requirements.txt brings, as far as its own lines tell.
+
+    By the projects' names, but for a few well-known ones; what these depend on, files named by `-r`, and bare paths and
+    URLs are not looked into.
+    """
+    found = {match[1] for line in requirements.splitlines() if (match := _REQUIREMENT.match(line.strip()))}
+    projects = {re.sub(r"[-_.]+", "_", name).casefold() for name in found}
+    return projects | {_MODULES_OF[project] for project in projects & _MODULES_OF.keys()}
+
 
 def check_service_name(name: str, environment: Iterable[str] = ()) -> None:
     """Refuse a name that is no service's or would hide another module.

@@ -31,7 +31,7 @@ from dcm_processor.manifest import (
     check_service_name,
     parse_manifest,
 )
-from dcm_processor.names import did_you_mean
+from dcm_processor.names import did_you_mean, required_modules
 from dcm_processor.registry import ServiceRegistry, combine, validate
 from dcm_processor.service_tree import PARTS
 from dcm_processor.settings import Settings
@@ -159,9 +159,9 @@ class Store:
     def install(self, name: str, source: Path) -> Installed:
         """Make a copy of `source` the current version of a service, unless it already is.
 
-        Raises ServiceError where `source` is no service or files cannot be written, and ManifestError with
-        all that is wrong with its settings.json or with all services together as they would be. Nothing has
-        changed then.
+        Raises ServiceError where `source` is no service or files cannot be written, and ManifestError where its name
+        would hide what its requirements.txt brings, or with all that is wrong with its settings.json or with all
+        services together as they would be. Nothing has changed then.
         """
         check_name(name)
         with contextlib.ExitStack() as stack:
@@ -172,6 +172,7 @@ class Store:
             self._files.refuse_foreign(name)
             service_tree.copy({part: source / part for part in PARTS}, staged)
             digest = service_tree.digest(staged)
+            check_service_name(name, _required_modules(staged["module"]))
             manifest = _read_manifest(name, staged["registry"], self._defaults)
             found = [*manifest.warnings, *self._check(name, digest, manifest), *_compile(name, staged["registry"])]
             before, _ = self._files.current()
@@ -296,6 +297,12 @@ def _read_manifest(name: str, folder: Path, defaults: Defaults) -> ParsedManifes
         return ParsedManifest((), (Fault(name, MANIFEST, "", "is missing; it says which jobs the service has"),))
     with path.open("rb") as file:
         return parse_manifest(file.read(MAX_MANIFEST), name, defaults)
+
+
+def _required_modules(folder: Path) -> set[str]:
+    """What the requirements.txt of a module folder brings, if it has one."""
+    path = folder / "requirements.txt"
+    return required_modules(path.read_bytes().decode(errors="replace")) if path.is_file() else set()
 
 
 def _compile(name: str, folder: Path) -> list[Fault]:

@@ -93,6 +93,7 @@ class ExitReason(StrEnum):
     LOST = "lost"  # no announcement, or a SIGKILL that neither we nor an OOM kill sent
     ENVIRONMENT = "environment"  # the service's environment could not be built
     FETCH = "fetch"  # the study's files, or the job's inputs, could not be fetched
+    GONE = "gone"  # what the job needs cannot be had, however often it is tried: Orthanc holds it no longer
     MODULE = "module"  # the module's code could not be had
     OUTPUT = "output"  # what the job left could not be sent to the scheduler
 

@@ -62,11 +62,10 @@ class EnvironmentUnavailableError(TransientError):
 
 @dataclass(frozen=True)
 class Environment:
-    """A complete environment: its key, its interpreter, and whether it had to be built just now."""
+    """A complete environment: its key and its interpreter."""
 
     key: str
     python: Path
-    built: bool = False
 
 
 Watch = Callable[[Contained], End]
@@ -105,7 +104,7 @@ class Environments:
             _Build(self._settings, self._environ, key, watch, lock).run(
                 source, PYTHON, hashed=source == DEFAULT_REQUIREMENTS
             )
-        return Environment(key, self._interpreter(key), built=True)
+        return Environment(key, self._interpreter(key))
 
     def _interpreter(self, key: str) -> Path:
         return self._folder / key / "bin" / "python"

@@ -27,7 +27,6 @@ import time
 from typing import Any, NamedTuple, NoReturn
 
 MESSAGES_FD = 3
-ORDER_FD = 4
 DUMP_SIGNAL = signal.SIGUSR1
 """Asks the runner to write down where its threads are (faulthandler); sent before a time-out kills."""
 
@@ -350,6 +349,12 @@ class Reaper:
         if pid == self.pid:
             self.status = status
 
+    def _ended(self) -> bool:
+        """Whether the command has ended; asked before each judgement, since this process may have stood still."""
+        if self.status is None:
+            reap(self._on_end)
+        return self.status is not None
+
     def _patience(self, started: float) -> float | None:
         """Milliseconds until something is due."""
         moments = [moment for moment in (self._deadline(started), self._kill_at) if moment is not None]
@@ -371,6 +376,8 @@ class Reaper:
     def _enforce(self, started: float) -> bool:
         """Kill what is due to be killed; False where it would not die."""
         now = time.monotonic()
+        if self._ended():
+            return True  # nothing is left to be limited; what it started goes in the end
         deadline = self._deadline(started)
         if deadline is not None and now >= deadline:
             self.killed = "timeout" if self._function is not None else "start"
@@ -395,6 +402,8 @@ class Reaper:
 
     def _obey(self, lines: list[bytes]) -> bool:
         """Take the worker's orders; False where it died."""
+        if self._ended():
+            return b"" not in lines  # it came to its own end before the order came
         for line in lines:
             if self.killed is None:
                 self.killed = line.partition(b" ")[2].decode("ascii", "replace") if line else "orphaned"

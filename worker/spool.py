@@ -6,7 +6,7 @@ Each attempt has a folder `<spool>/<attemptId>`:
 - `report.json` says whose attempt it is: the claim,
 - `log` is what the job printed,
 - `outcome.json` is the report of its end; blank until then, since it is made while the job runs: overwriting what is
-  on the disk already is what the next job in the plan waits for,
+  on the disk already is what the next job in the plan waits for; one for which there is no room replaces it as a whole,
 - `scratch` is the job's working directory, with its TMPDIR, and goes with the job,
 - `tmpdir` holds the short name under which the job knows its TMPDIR,
 - `shipping` is held (flock) by the one outbox that cares for the folder.
@@ -113,7 +113,7 @@ class AttemptFolder:
         """
         text = json.dumps(asdict(replace(report, kind="outcome", outcome=outcome.to_json()))).encode()
         try:
-            if self._prepared is None:
+            if self._prepared is None or len(text) > _ROOM:
                 _write_durably(self._outcome, text)
             else:
                 _overwrite_durably(self._prepared, text)
@@ -153,7 +153,7 @@ class AttemptFolder:
     def ended_at(self) -> float | None:
         """When the outcome was kept, in seconds since the epoch, or None."""
         with suppress(OSError), self._outcome.open("rb") as file:
-            if file.read(1) == b"{":
+            if file.read(1) == b"{" and self.outcome() is not None:  # half of one, as a crash leaves it, ends nothing
                 return os.fstat(file.fileno()).st_mtime
         return None
 
@@ -189,16 +189,20 @@ def _read_report(path: Path) -> Report | None:
 def _write_durably(path: Path, data: bytes) -> None:
     """Have a whole file or none under `path`, on the disk itself."""
     partial = path.with_suffix(".new")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     _sync(path.parent)
 
 
 def _overwrite_durably(fd: int, data: bytes) -> None:
-    """Put data over the blanks of a file that is on the disk; half of it would be no JSON."""
+    """Put data over the blanks of a file that is on the disk: no more than these; half of it would be no JSON."""
     written = 0
     while written < len(data):
         written += os.pwrite(fd, data[written:], written)

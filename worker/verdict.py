@@ -4,7 +4,7 @@ import traceback
 from typing import Any
 
 from dcm_processor.contract import TRANSIENT_EXIT
-from dcm_processor.errors import DcmProcessorError, ServiceError
+from dcm_processor.errors import DcmProcessorError, PermanentError, ServiceError
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Order
 from dcm_processor.vocabulary import ExitReason
@@ -50,7 +50,8 @@ def outcome_of(end: End, order: Order, start_timeout: float) -> Outcome:
 def outcome_of_error(error: Exception, phase: str) -> Outcome:
     """The outcome of an attempt that did not get as far as its function.
 
-    A service's own faults are permanent; what failed on this host, or between it and others, may pass.
+    A service's own faults are permanent, and so is what Orthanc no longer holds; what else failed on this host, or
+    between it and others, may pass.
     """
     details: dict[str, Any] = {"phase": phase}
     if isinstance(error, EnvironmentFailedError | EnvironmentUnavailableError):
@@ -59,7 +60,11 @@ def outcome_of_error(error: Exception, phase: str) -> Outcome:
         reason = ExitReason.ENVIRONMENT
     elif isinstance(error, ServiceError):
         reason = ExitReason.MODULE
-    elif phase in ("fetch", "inputs"):
+    elif phase == "inputs":  # the scheduler may yet publish what it does not know
+        reason = ExitReason.FETCH
+    elif isinstance(error, PermanentError):
+        reason = ExitReason.GONE
+    elif phase == "fetch":
         reason = ExitReason.FETCH
     else:
         reason = ExitReason.TRANSIENT
@@ -96,6 +101,8 @@ def _reason(  # noqa: PLR0911 - one reason a return, in the order of what counts
     if unstartable is not None:
         return ExitReason.ENVIRONMENT, _text(unstartable, "error"), None
     if end.status is not None:
+        if end.status == 0 and end.began is None:
+            return ExitReason.EXIT, "the module ended the process (exit status 0) while it was imported", None
         if end.status == 0:
             return ExitReason.DONE, None, None
         transient = end.status == TRANSIENT_EXIT

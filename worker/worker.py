@@ -204,7 +204,11 @@ class AttemptWorker(Worker):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Keep RQ informed; Redis being away is no reason to leave a running horse."""
+        """Keep RQ informed; Redis being away is no reason to leave a running horse.
+
+        A horse that was stopped (SIGSTOP) is made to go on: its attempt would be given up, and we would wait for ever.
+        """
+        _signal(self.horse_pid, signal.SIGCONT)
         show_alive(self._settings.ALIVE_FILE)
         try:
             super().maintain_heartbeats(job, execution)

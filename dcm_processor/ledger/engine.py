@@ -22,6 +22,10 @@ _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "fuse.sshfs",
      "fuse.glusterfs", "fuse.ceph-fuse", "fuse.s3fs", "fuse.rclone", "ncpfs", "ocfs2", "davfs", "fuse.davfs2"}
 )  # fmt: skip
+_UNREADABLE = (
+    "DATABASE_URL cannot be read as a database's address: write postgresql+psycopg://user:password@host:5432/name, "
+    "with %40 for an @ in user or password, %3A for a :, %2F for a /; or sqlite:////absolute/path"
+)
 
 
 def make_engine(url: str, *, busy_timeout: float) -> Engine:
@@ -47,12 +51,16 @@ def make_engine(url: str, *, busy_timeout: float) -> Engine:
             event.listen(engine, "connect", _set_up_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
+        if "@" in f"{parsed.host}{parsed.database}":  # part of the password, which errors of the connection would show
+            raise LedgerError(_UNREADABLE)
         return create_engine(
             parsed, hide_parameters=True, pool_pre_ping=True, pool_timeout=busy_timeout, **_JSON,
             connect_args={"connect_timeout": max(2, int(busy_timeout)), "application_name": "dcm-processor"},
         )  # fmt: skip
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise LedgerError(f"DATABASE_URL cannot be used: {error}") from None
+    except (ArgumentError, ValueError, TypeError):  # their texts hold pieces of the URL, perhaps of its password
+        raise LedgerError(_UNREADABLE) from None
 
 
 def migrate(engine: Engine) -> None:

@@ -1,5 +1,6 @@
 """The ledger as API and pages show it: plain dicts with camelCase keys and RFC 3339 times in UTC."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from dcm_processor.ledger.schema import events as events_table
 from dcm_processor.ledger.schema import jobs as jobs_table
 from dcm_processor.ledger.schema import plans as plans_table
 from dcm_processor.ledger.schema import studies as studies_table
+
+_STUDIES_CURSOR = re.compile(r"[0-9]{1,18}")  # what fits a database's integer
+_JOBS_CURSOR = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?~[A-Za-z0-9_-]{1,200}")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ def studies(db: Connection, state: str | None, cursor: str | None, limit: int, s
     if state is not None:
         query = query.where(table.c.state == state)
     if cursor is not None:
+        if not _STUDIES_CURSOR.fullmatch(cursor):
+            raise ValueError("the cursor is none of a list of studies")
         query = query.where(table.c.number < int(cursor))
     query = _search(query, search)
     rows = db.execute(query).mappings().all()
@@ -91,6 +97,8 @@ def jobs(db: Connection, state: str | None, cursor: str | None, limit: int) -> P
     if state is not None:
         query = query.where(table.c.state == state)
     if cursor is not None:
+        if not _JOBS_CURSOR.fullmatch(cursor):
+            raise ValueError("the cursor is none of a list of jobs")
         created, _, job_id = cursor.partition("~")
         at = float(created)
         query = query.where((table.c.created_at < at) | ((table.c.created_at == at) & (table.c.job_id < job_id)))

@@ -137,9 +137,10 @@ def known_study(study_id: str) -> dict[str, Any]:
 
 
 def _page(where: str, state: StudyState | None, cursor: str | None, limit: int, terms: Mapping[str, str]) -> StudyPage:
-    if cursor is not None and not re.fullmatch(r"[0-9]{1,18}", cursor):
-        raise bad_cursor(where)
-    page = parts().ledger.studies(state, cursor, limit, terms)
+    try:
+        page = parts().ledger.studies(state, cursor, limit, terms)
+    except ValueError:
+        raise bad_cursor(where) from None
     return StudyPage.model_validate({"items": page.items, "nextCursor": page.next_cursor})
 
 

@@ -11,7 +11,8 @@ import pytest
 import requests
 
 from dcm_processor.errors import OrthancUnavailableError, StudyGoneError
-from dcm_processor.headers import DEFAULT_HEADER_FIELDS, SeriesSource, build_headers
+from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS
+from dcm_processor.headers import SeriesSource, build_headers
 from dcm_processor.orthanc import Orthanc
 from tests.dicom import StudyFiles, make_study, upload
 from tests.servers import OrthancServer, free_port

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dcm_processor.contract import AddedParams, Headers, call, interpret
-from dcm_processor.headers import DEFAULT_HEADER_FIELDS
+from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS
 from dcm_processor.job_settings import JobSettings
 from dcm_processor.manifest import Defaults, parse_manifest
 from dcm_processor.vocabulary import ExitReason, JobState, Level, Verdict

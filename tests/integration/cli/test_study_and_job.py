@@ -18,6 +18,7 @@ from dcm_processor.vocabulary import AttemptState, EventKind, ExitReason, JobSta
 from tests.integration.scheduler.api.stand import Installation, study_id
 from tests.servers import free_port
 from tests.unit.dcm_processor.cli.conftest import Cli
+from tests.waiting import wait_until
 
 UNKNOWN = study_id(404)
 
@@ -58,7 +59,14 @@ class Here(Installation):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, SCHEDULER_PORT=free_port())
         self.port = self.settings.SCHEDULER_PORT
-        self._server = make_server("127.0.0.1", self.port, self.app(explained), threaded=True)
+        self.asked: list[str] = []  # paths
+        app = self.app(explained)
+
+        def noting(environ: dict[str, Any], start_response: Any) -> Any:
+            self.asked.append(environ["PATH_INFO"])
+            return app(environ, start_response)
+
+        self._server = make_server("127.0.0.1", self.port, noting, threaded=True)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -228,7 +236,8 @@ def test_a_log_is_followed_until_the_job_has_ended(here: Here, cli: Cli) -> None
         for number in range(3):
             with path.open("a") as file:
                 file.write(f"line {number}\n")
-            time.sleep(0.3)
+            looks = len(here.asked)
+            wait_until(lambda looks=looks: len(here.asked) > looks + 1, what="the follower's next look")  # type: ignore[misc]
         here.end(job, path.stat().st_size)
 
     writer = threading.Thread(target=write)

@@ -2,9 +2,10 @@
 
 import os
 import sys
-import time
 
 import redis
+
+from tests.waiting import wait_until
 
 
 def finish(attempt_id: str) -> None:
@@ -19,9 +20,7 @@ def fail(attempt_id: str) -> None:
 def busy(attempt_id: str) -> None:
     """A job that runs until the test ends, at most a minute."""
     with redis.Redis.from_url(os.environ["RQ_TEST_REDIS_URL"]) as client:
-        deadline = time.monotonic() + 60
-        while not client.exists("released") and time.monotonic() < deadline:
-            time.sleep(0.05)  # the interval of the poll itself
+        wait_until(lambda: client.exists("released"), 60, "the test's end")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,13 @@ def test_older_studies_are_a_page_away_and_the_filter_stays(reader: Browser, stu
     assert 'href="/?state=known"' in second
 
 
-@pytest.mark.parametrize("query", ["state=nonsense", "cursor=nonsense", "cursor=1;drop", "state=failed&cursor=~"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("state=nonsense", "cursor=nonsense", "cursor=1;drop", "state=failed&cursor=~"),
+        *(f"cursor={'9' * 25}", f"cursor={'9' * 5000}", "cursor=-1", "cursor=1_0", "cursor=1%00"),
+    ],
+)
 def test_an_address_that_names_nothing_is_refused_with_a_word(reader: Browser, query: str) -> None:
     answer = reader.get(f"/?{query}")
     assert answer.status_code == 400

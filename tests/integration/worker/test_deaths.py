@@ -67,6 +67,16 @@ def _all_gone_except(stand: Stand, pids: list[int], worker: int) -> None:
     wait_until(lambda: set(stand.processes()) == {worker}, 5, "only the worker is left")
 
 
+def test_a_horse_that_was_stopped_is_made_to_go_on(stand: Stand) -> None:
+    """Else its attempt would count as lost, and its worker never take another one."""
+    stand.service(SLOW)
+    worker = stand.start()
+    stand.enqueue(params={"seconds": 0.5})
+    stand.written("pid")
+    os.kill(horse_of(worker), signal.SIGSTOP)
+    assert stand.outcome(seconds=20).exitReason is ExitReason.DONE
+
+
 def test_killing_the_reaper_leaves_nothing_either(stand: Stand) -> None:
     stand.service(DAEMONS)
     worker = stand.start()

@@ -113,6 +113,27 @@ def test_every_end_has_its_reason(stand: Stand, ended: Outcome, reason: ExitReas
     assert "Doe" not in (stand.base / "worker.log").read_text()
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("sys.exit()", ExitReason.EXIT),
+        ("os._exit(0)", ExitReason.EXIT),
+        ("sys.exit(3)", ExitReason.EXIT),
+        ("sys.exit(75)", ExitReason.TRANSIENT),
+    ],
+)
+def test_a_module_that_ends_the_process_while_it_is_imported_has_not_done_its_job(
+    stand: Stand, line: str, reason: ExitReason
+) -> None:
+    """A script with its work at the top level, say: nobody called the function, so nothing may count as finished."""
+    stand.service(f"import os, sys\n{line}\ndef work(**kwargs):\n    pass\n")
+    stand.start()
+    stand.enqueue()
+    outcome = stand.outcome()
+    assert outcome.exitReason is reason
+    assert "exit status" in (outcome.error or "")
+
+
 @pytest.mark.parametrize("ended", ["raises"], indirect=True)
 def test_a_traceback_begins_in_the_service(stand: Stand, ended: Outcome) -> None:
     """In the outcome and in the log: the service's own lines, not the platform's."""

@@ -152,6 +152,18 @@ def test_what_a_dead_horse_left_goes_after_a_day(tmp_path: Path, shipper: Outbox
     stepped_until(shipper, lambda: not folder.path.exists(), 10)
 
 
+def test_half_an_outcome_goes_like_none(tmp_path: Path, shipper: Outbox, transport: Transport) -> None:
+    """What a crash in the middle of writing left: the controller decides, and the folder does not stay for ever."""
+    folder = attempt(tmp_path, log=b"last words", ended=False)
+    (folder.path / "outcome.json").write_text('{"kind": "outc')
+    stepped_until(shipper, lambda: shipped(transport) == b"last words")
+    assert reports(transport) == 0
+    yesterday = time.time() - outbox.KEEP_SECONDS - 60
+    for path in [*folder.path.iterdir(), folder.path]:
+        os.utime(path, (yesterday, yesterday))
+    stepped_until(shipper, lambda: not folder.path.exists(), 10)
+
+
 def test_an_outcome_outlasts_any_absence_of_the_scheduler(
     tmp_path: Path, shipper: Outbox, transport: Transport
 ) -> None:

@@ -16,14 +16,9 @@ from hypothesis import strategies as st
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from dcm_processor.headers import (
-    DEFAULT_HEADER_FIELDS,
-    PATIENT_AND_STUDY_KEYWORDS,
-    SeriesSource,
-    build_headers,
-    read_dataset,
-    sort_key,
-)
+from dcm_processor.elements import read_dataset
+from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS, PATIENT_AND_STUDY_KEYWORDS
+from dcm_processor.headers import SeriesSource, build_headers, sort_key
 
 STUDY = "27f7126f-4f66fb14-03f4081b-f9341db2-53925988"
 PATIENT = "d7169ad4-7117accb-99f76bfa-735990a2-930f1403"

@@ -16,6 +16,7 @@ FAILURES = [
     ExitReason.ENVIRONMENT,
     ExitReason.MODULE,
     ExitReason.OUTPUT,
+    ExitReason.GONE,
 ]
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from dcm_processor.errors import ManifestError
-from dcm_processor.names import check_service_name, did_you_mean, nearest
+from dcm_processor.names import check_service_name, did_you_mean, nearest, required_modules
 
 
 @pytest.mark.parametrize("name", ["temp", "base", "dcm2nii", "ms-sub", "my_service", "X", "a" * 64])
@@ -43,6 +43,24 @@ def test_a_name_must_not_hide_its_own_environment():
     check_service_name("torch")
     with pytest.raises(ManifestError, match="the service's own environment"):
         check_service_name("torch", environment=["numpy", "Torch"])
+
+
+@pytest.mark.parametrize(
+    ("requirements", "modules"),
+    [
+        ("torch\n", {"torch"}),
+        ("  Torch==2.9.0 \\\n    --hash=sha256:00\n", {"torch"}),
+        ("nnU-Net.v2[gpu] >= 2 ; python_version > '3'  # why\n", {"nnu_net_v2"}),
+        ("scikit-learn\nPillow<12\nopencv_python-headless~=4.1", {
+            "scikit_learn", "sklearn", "pillow", "PIL", "opencv_python_headless", "cv2"
+        }),
+        ("monai @ https://example.org/monai.whl\nraw#x", {"monai", "raw"}),
+        ("# torch\n-r more.txt\n--index-url https://torch\n./torch.whl\nhttps://torch/x.whl\ngit+ssh://torch\n", set()),
+        ("\0\ufffd\n", set()),
+    ],
+)  # fmt: skip
+def test_a_requirements_file_tells_which_modules_it_brings(requirements: str, modules: set[str]) -> None:
+    assert required_modules(requirements) == modules
 
 
 def test_the_platforms_own_modules_are_all_refused():

@@ -284,6 +284,15 @@ def test_a_missing_settings_file_is_refused(there: Installation) -> None:
         there.store.install("temp", source)
 
 
+@pytest.mark.parametrize(("name", "requirements"), [("torch", "torch==2.9\n"), ("sklearn", "Scikit_Learn\n")])
+def test_a_service_named_like_what_it_requires_is_refused(there: Installation, name: str, requirements: str) -> None:
+    """Its own `import torch` would find the service itself."""
+    with pytest.raises(ManifestError, match="would hide a module of the service's own environment"):
+        there.store.install(name, there.source(name, files={"module/requirements.txt": requirements}))
+    assert not there.store.load().jobs
+    there.store.install(name, there.source(name, files={"module/requirements.txt": "monai\n"}))
+
+
 def test_a_cycle_over_services_is_refused_at_install_not_dropped_silently(there: Installation) -> None:
     there.store.install("first", there.source("first", {"dependsOn": "second"}))
     with pytest.raises(ManifestError, match=r"first → second → first|second → first → second"):

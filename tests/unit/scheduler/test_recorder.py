@@ -45,19 +45,25 @@ def test_an_event_is_recorded_and_its_id_returned(ledger: FakeLedger) -> None:
 
 def test_the_ledger_is_asked_by_one_at_a_time(ledger: FakeLedger) -> None:
     inside: list[int] = []
+    come: set[int] = set()
     most = 0
 
     def overlap() -> None:
         nonlocal most
         inside.append(1)
+        everybody = min(8, 40 - len(ledger.events))
+        wait_until(lambda: len(come) - len(ledger.events) >= everybody, what="all others at the door")
         most = max(most, len(inside))
-        time.sleep(0.002)  # long enough for another one to come in
         inside.pop()
+
+    def record(number: int) -> int:
+        come.add(number)
+        return recorder.record(EventKind.STABLE, str(number))
 
     ledger.before = overlap
     recorder = Recorder(ledger, patience=10)
     with ThreadPoolExecutor(8) as pool:
-        ids = list(pool.map(lambda number: recorder.record(EventKind.STABLE, str(number)), range(40)))
+        ids = list(pool.map(record, range(40)))
     assert most == 1
     assert sorted(ids) == list(range(1, 41))
 
@@ -85,21 +91,25 @@ def test_after_a_failure_the_ledger_is_left_alone_for_a_while(ledger: FakeLedger
 
 
 def test_those_who_wait_behind_a_stuck_ledger_are_refused_with_the_first(ledger: FakeLedger) -> None:
-    def stuck() -> None:
-        time.sleep(0.4)  # as SQLite does while somebody else writes
+    come: set[int] = set()
+
+    def stuck() -> None:  # as SQLite is while somebody else writes
+        wait_until(lambda: len(come) == 8, what="all of them")
         refuse()
 
     ledger.before = stuck
-    recorder = Recorder(ledger, patience=5)
+    recorder = Recorder(ledger, patience=60)
 
-    def timed(_: int) -> float:
-        began = time.monotonic()
+    def refused(number: int) -> bool:
+        come.add(number)
         with pytest.raises(LedgerUnavailableError):
             recorder.record(EventKind.STABLE, "study")
-        return time.monotonic() - began
+        return True
 
+    began = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
-        assert max(pool.map(timed, range(8))) < 0.8
+        assert all(pool.map(refused, range(8)))
+    assert time.monotonic() - began < 30  # nobody waited for the patience
     assert ledger.asked == 1
 
 

@@ -3,10 +3,10 @@
 import os
 import select
 import signal
-import time
 from pathlib import Path
 
 from scheduler.warden import Warden
+from tests.waiting import wait_until
 
 
 def fork_daemon(pids: Path) -> None:
@@ -16,10 +16,9 @@ def fork_daemon(pids: Path) -> None:
         if os.fork() == 0:
             pids.write_text(f"{os.getpid()} {os.getppid()}")
             os.closerange(0, 100)
-            time.sleep(3600)
+            signal.pause()
         os._exit(0)
-    while not pids.exists():
-        time.sleep(0.01)
+    wait_until(pids.exists, what="the daemon")
 
 
 def test_control_says_that_the_ward_ended_and_end_says_how() -> None:
@@ -31,7 +30,7 @@ def test_control_says_that_the_ward_ended_and_end_says_how() -> None:
 
 
 def test_a_ward_that_does_not_end_is_killed() -> None:
-    warden = Warden(lambda: time.sleep(3600), [])
+    warden = Warden(signal.pause, [])
     status = warden.end()
     assert status is not None
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
@@ -39,7 +38,7 @@ def test_a_ward_that_does_not_end_is_killed() -> None:
 
 def test_a_warden_that_was_killed_takes_its_ward_along_and_is_told(tmp_path: Path) -> None:
     read, write = os.pipe()
-    warden = Warden(lambda: time.sleep(3600), [write])
+    warden = Warden(signal.pause, [write])
     os.close(write)
     os.kill(warden.pid, signal.SIGKILL)
     assert os.read(read, 1) == b""  # the ward held the other end

@@ -26,10 +26,9 @@ def test_it_needs_nothing_but_the_standard_library(module: object) -> None:
     assert imported <= sys.stdlib_module_names
 
 
-def test_the_two_sides_agree_on_descriptors_and_signals() -> None:
+def test_the_two_sides_agree_on_the_descriptor_of_messages_and_on_the_signal() -> None:
     """Runner and reaper share no import: each runs alone, in another interpreter."""
     assert runner.MESSAGES_FD == reaper.MESSAGES_FD
-    assert runner.TASK_FD == reaper.ORDER_FD
     assert runner.DUMP_SIGNAL == reaper.DUMP_SIGNAL
 
 

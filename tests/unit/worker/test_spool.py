@@ -1,6 +1,8 @@
 """The spool: whole files or none, and who holds what."""
 
 import os
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,26 @@ def test_room_made_beforehand_is_no_outcome_until_it_is_written(tmp_path: Path) 
     report = folder.outcome()
     assert report is not None
     assert Outcome.from_json(report.outcome) == long
+    assert folder.ended_at() is not None
+    os.close(folder.lock)
+
+
+def test_an_outcome_that_a_full_disk_does_not_take_is_none(tmp_path: Path) -> None:
+    """Whoever comes later finds no half of it, and so lets the folder go in the end."""
+    folder = AttemptFolder.create(tmp_path, REPORT)
+    folder.prepare()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))  # the rest does not fit, as on a full disk
+    try:
+        with pytest.raises(SpoolError, match="takes nothing"):
+            folder.keep(REPORT, Outcome(ExitReason.EXCEPTION, traceback="x" * 100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert (folder.outcome(), folder.ended_at()) == (None, None)
+    assert not list(folder.path.glob("*.new"))
+    folder.keep(REPORT, Outcome(ExitReason.DONE))  # a shorter one has its room
     assert folder.ended_at() is not None
     os.close(folder.lock)
 
@@ -116,6 +138,8 @@ def test_half_a_file_is_none(tmp_path: Path) -> None:
     folder = AttemptFolder.create(tmp_path, REPORT)
     (folder.path / "outcome.json").write_text('{"kind": "outc')
     assert folder.outcome() is None
+    assert folder.ended_at() is None
     (folder.path / "outcome.json").write_text('{"kind": "outcome", "unknown": 1}')
     assert folder.outcome() is None
+    assert folder.ended_at() is None
     os.close(folder.lock)

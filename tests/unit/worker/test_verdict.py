@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from dcm_processor.errors import (
+    DataFullError,
     NotKnownError,
     OrthancUnavailableError,
+    PermanentError,
     SchedulerUnavailableError,
     ServiceError,
     StudyGoneError,
@@ -30,7 +32,8 @@ def raised(**values: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("end", "reason", "error"),
     [
-        (End(status=0), ExitReason.DONE, None),
+        (End(status=0, began=5.0), ExitReason.DONE, None),
+        (End(status=0), ExitReason.EXIT, "the module ended the process (exit status 0) while it was imported"),
         (End(status=1, messages=[raised()]), ExitReason.EXCEPTION, "ValueError: x"),
         (End(status=1, messages=[raised(transient=True)]), ExitReason.TRANSIENT, "ValueError: x"),
         (End(status=1, messages=[raised(memory=True)]), ExitReason.OUT_OF_MEMORY, "ValueError: x"),
@@ -98,7 +101,9 @@ def test_details_name_what_is_known() -> None:
         (ServiceError("no code"), "module", ExitReason.MODULE),
         (EnvironmentFailedError("no solution", "tail"), "environment", ExitReason.ENVIRONMENT),
         (EnvironmentUnavailableError("no network", "tail"), "environment", ExitReason.TRANSIENT),
-        (StudyGoneError("gone"), "fetch", ExitReason.FETCH),
+        (StudyGoneError("gone"), "fetch", ExitReason.GONE),
+        (PermanentError("the plan pins no instance"), "fetch", ExitReason.GONE),
+        (DataFullError("full"), "fetch", ExitReason.FETCH),
         (OrthancUnavailableError("away"), "fetch", ExitReason.FETCH),
         (OSError(28, "No space left on device", "/data"), "fetch", ExitReason.FETCH),
         (NotKnownError("no such results"), "inputs", ExitReason.FETCH),

@@ -1,0 +1,76 @@
+"""What is known of a command's end where its reaper could not look for a while."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import wait_until
+from worker.contained import Command, Contained, End
+
+TIMEOUT = 2.0
+WAITS = """
+import os, pathlib, sys, time
+os.write(3, b'{"kind": "begins"}\\n')
+pathlib.Path("pid").write_text(f"{os.getpid()}\\n")
+while not pathlib.Path("go").exists():
+    time.sleep(0.01)
+"""
+
+
+def ended_unseen(folder: Path, order: str | None, *, timeout: float) -> End:
+    """The end of a command that returned while its reaper stood still, and then saw all of it at once."""
+    command = Command(
+        argv=[sys.executable, "-I", "-c", WAITS],
+        env={},
+        cwd=str(folder),
+        log=str(folder / "log"),
+        log_limit=100_000,
+        start_timeout=60,
+        timeout=timeout,
+    )
+    with Contained(command) as running:
+        pid = int(wait_until(lambda: _text(folder / "pid"), what="the command"))
+        reaper = _parent(pid)
+        os.kill(reaper, signal.SIGSTOP)
+        wait_until(lambda: _state(reaper) == "T", what="the reaper to stand still")
+        late = time.monotonic() + TIMEOUT
+        (folder / "go").touch()
+        wait_until(lambda: _state(pid) == "Z", what="the command's end")
+        if order is None:
+            wait_until(lambda: time.monotonic() > late, what="the time-out")
+        else:
+            running.kill(order)
+        os.kill(reaper, signal.SIGCONT)
+        return running.wait()
+
+
+def test_a_command_that_returned_in_time_is_not_timed_out_by_a_reaper_that_looks_late(tmp_path: Path) -> None:
+    end = ended_unseen(tmp_path, None, timeout=TIMEOUT)
+    assert (end.status, end.killed) == (0, None)
+
+
+@pytest.mark.parametrize("order", ["handed_back", "cancelled"])
+def test_a_command_that_returned_is_neither_handed_back_nor_cancelled(tmp_path: Path, order: str) -> None:
+    """The order came too late: run again, a job that finished would be doubled."""
+    end = ended_unseen(tmp_path, order, timeout=60)
+    assert (end.status, end.killed) == (0, None)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _fields(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _state(pid: int) -> str:
+    return _fields(pid)[0]
+
+
+def _parent(pid: int) -> int:
+    return int(_fields(pid)[1])
