@@ -20,7 +20,6 @@ from dcm_processor.logging import set_up_logging
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.process import show_alive
 from dcm_processor.settings import Settings, checkout_from_environment
-from dcm_processor.store import Store
 from dcm_processor.transport import REPORTS, Report, Transport, parse_report
 from scheduler import outcomes
 from scheduler.changes import Changes
@@ -31,6 +30,7 @@ from scheduler.planning import start_fork_server
 from scheduler.repair import Repair
 from scheduler.results import Results
 from scheduler.stream import StreamReader
+from scheduler.versions import VersionCollector
 
 log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ class Controller:
         self._transport = Transport(settings.redis_url)
         self._results = Results(settings.data)
         self._planner = Planner(settings, self._ledger, self._transport, self._results)
-        self._store = Store.of(settings)
+        self._versions = VersionCollector(settings, self._ledger)
         self._repair = Repair(self._ledger, self._transport)
         self._orthanc = Orthanc.of(settings)
         self._stable_age = settings.STABLE_AGE
@@ -100,7 +100,7 @@ class Controller:
                 if lease is not None:
                     return lease
             except TransientError as error:
-                self._trouble("lease", error)
+                self._trouble("lease", str(error))
             self._stopped.wait(1)
         return None
 
@@ -116,7 +116,7 @@ class Controller:
             ("attempts", lambda effects: self._repair_attempts(lease, effects)),
             ("plans", lambda effects: self._repair.plans(lease, effects)),
             ("results", lambda _: self._results.repair(self._ledger)),
-            ("versions", lambda _: self._store.collect(self._ledger.pinned())),
+            ("versions", lambda _: self._versions.begin()),
         )
         for name, step in steps:
             now = time.monotonic()
@@ -129,8 +129,12 @@ class Controller:
                 effects.carry_out(self._ledger, self._transport, self._results)
             except LeaseLostError:
                 raise
-            except (TransientError, OSError) as error:  # OSError: DATA is full, away or read-only
-                self._trouble(name, error)
+            except (DcmProcessorError, OSError) as error:  # OSError: DATA is full, away or read-only
+                self._trouble(name, str(error))
+            except Exception as error:  # the leader's edge: whatever one step meets, the others go on
+                if name not in self._troubled:
+                    log.exception("a step failed", step=name)
+                self._trouble(name, type(error).__name__)
             else:
                 if name in self._troubled:
                     self._troubled.discard(name)
@@ -186,10 +190,10 @@ class Controller:
             except Exception:
                 log.exception("dropped a report that cannot be taken", attemptId=report.attemptId)
 
-    def _trouble(self, name: str, error: Exception) -> None:
+    def _trouble(self, name: str, error: str) -> None:
         if name not in self._troubled:
             self._troubled.add(name)
-            log.warning("a step fails and is tried again until it works", step=name, error=str(error))
+            log.warning("a step fails and is tried again until it works", step=name, error=error)
 
 
 def main() -> int:

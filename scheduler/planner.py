@@ -10,8 +10,9 @@ import structlog
 from sqlalchemy import Connection as Database
 from sqlalchemy import RowMapping
 
-from dcm_processor.errors import DcmProcessorError
+from dcm_processor.errors import DcmProcessorError, ServiceError
 from dcm_processor.ledger import Lease, Ledger, events, plans, studies
+from dcm_processor.manifest import Fault
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from dcm_processor.transport import Transport
@@ -83,7 +84,7 @@ class Planner:
             else:
                 continue
             del self._children[study_id]
-            result = self._deal(lease, found, partial(self._settle, planned, found))
+            result = self._deal(lease, found, partial(self._settle, planned, found, child.task.registry.faults))
             log.info("planning ended", studyId=study_id, ending=planned.ending, result=result)
 
     def _deal(self, lease: Lease, found: Sequence[RowMapping], action: Callable[[Database, Effects], str]) -> str:
@@ -92,6 +93,11 @@ class Planner:
         try:
             with self._ledger.write(lease) as db:
                 result = action(db, effects)
+        except ServiceError as error:  # the services cannot be read: no fault of the study
+            result = str(error)
+            with self._ledger.write(lease) as db:
+                events.put_off(db, ids, result, due_at=time.time() + _BACKOFF[1], counts=False)
+            return result
         except DcmProcessorError:
             raise
         except Exception as error:
@@ -121,14 +127,21 @@ class Planner:
             latest = plans.latest(db, study_id)
             owners = studies.owners(db, study_id)
         planned = frozenset() if rerun or latest is None else frozenset({str(latest["revision"])})
+        try:
+            task = task_for(self._settings, self._store, study_id, owners, planned)
+        except ServiceError as error:
+            unavailable = Planned(Ending.UNAVAILABLE, study_id, str(error))
+            self._deal(lease, found, partial(self._settle, unavailable, found, ()))
+            return
         if latest is None:
             with self._ledger.write(lease) as db:
                 studies.set_state(db, study_id, StudyState.PLANNING, now=time.time())
-        task = task_for(self._settings, self._store, study_id, owners, planned)
         self._children[study_id] = (PlanningChild(task), found)
 
-    def _settle(self, planned: Planned, found: Sequence[RowMapping], db: Database, effects: Effects) -> str:
-        """Put down what came of the planning; returns it in words."""
+    def _settle(
+        self, planned: Planned, found: Sequence[RowMapping], faults: Sequence[Fault], db: Database, effects: Effects
+    ) -> str:
+        """Put down what came of the planning; returns it in words. `faults` are those of the services it saw."""
         now = time.time()
         study_id, ids = planned.study_id, [event["event_id"] for event in found]
         latest = plans.latest(db, study_id)
@@ -139,7 +152,7 @@ class Planner:
                     planned,
                     why=_why(found),
                     selected=self._settings.HEADER_FIELDS,
-                    faults=[str(fault) for fault in self._store.load().faults],
+                    faults=[str(fault) for fault in faults],
                     wanted=_wanted(found),
                     effects=effects,
                     now=now,

@@ -50,7 +50,7 @@ class Ending(StrEnum):
     UNCHANGED = "unchanged"  # its revision has a plan
     OURS = "ours"  # it holds only what the platform itself stored
     GONE = "gone"
-    UNAVAILABLE = "unavailable"  # Orthanc does not answer: no fault of the study
+    UNAVAILABLE = "unavailable"  # Orthanc does not answer, services cannot be read …: no fault of the study
     FAILED = "failed"
 
 
@@ -134,7 +134,7 @@ class PlanningChild:
     """A child that plans one study; its `connection` becomes readable when it is done or dead."""
 
     def __init__(self, task: PlanningTask) -> None:
-        self.study_id = task.study_id
+        self.task = task
         self.began = time.monotonic()
         self.connection, theirs = _context.Pipe(duplex=False)
         self._process: BaseProcess = _context.Process(target=_child, args=(theirs, task), daemon=True)
@@ -148,7 +148,7 @@ class PlanningChild:
         except (EOFError, OSError):
             self._process.join(5)
             reason = f"the planning process ended with {self._process.exitcode} before it had a plan"
-            planned = Planned(Ending.FAILED, self.study_id, reason)
+            planned = Planned(Ending.FAILED, self.task.study_id, reason)
         self.end()
         return planned
 

@@ -9,7 +9,7 @@ import click
 
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, local_time, printable, show_json, show_table
-from dcm_processor.errors import LedgerUnavailableError, TransportUnavailableError
+from dcm_processor.errors import LedgerUnavailableError, ServiceError, TransportUnavailableError
 from dcm_processor.manifest import Fault, JobSettings
 from dcm_processor.store import KEPT, SCRIPT, SCRIPT_NOT_RUN, InstalledService, Store
 from dcm_processor.vocabulary import JobState
@@ -145,13 +145,16 @@ def _job(job: JobSettings) -> dict[str, Any]:
 
 
 def _delete_old_versions(store: Store, name: str) -> None:
-    """Delete what no plan needs any more; at the next install if the ledger cannot be asked now."""
+    """Delete what no plan needs any more; what cannot be done now, the controller does later."""
     [versions] = [each.versions for each in store.services() if each.name == name]
     if len(versions) <= KEPT + 1:
         return
     from dcm_processor.ledger import Ledger  # noqa: PLC0415 - the heaviest import here, and seldom needed
 
-    with contextlib.suppress(LedgerUnavailableError), contextlib.closing(Ledger(settings().database_url)) as ledger:
+    with (
+        contextlib.suppress(LedgerUnavailableError, ServiceError),
+        contextlib.closing(Ledger(settings().database_url)) as ledger,
+    ):
         store.collect(ledger.pinned())
 
 

@@ -1,0 +1,57 @@
+"""What goes wrong around the controller keeps it from one thing, and from nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from scheduler import controller
+from tests.integration.scheduler.platform import YES, HandWorker, Platform, send
+from tests.servers import OrthancServer
+from tests.waiting import wait_until
+
+
+def test_an_install_that_holds_the_lock_for_long_disturbs_nothing(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    platform.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    platform.stop()
+    with platform.store._files.locked():
+        platform.start()
+        study = send(orthanc, tmp_path / "study")
+        platform.announce(study.study_id)
+        HandWorker(platform).run()
+        platform.wait_for(study.study_id, "finished")
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), PermissionError(13, "Permission denied")])
+def test_a_step_that_fails_keeps_no_other_from_running(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(controller.Planner, "collect", fail)
+    platform.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    platform.wait_for(study.study_id, "planning")
+    monkeypatch.undo()
+    HandWorker(platform).run()
+    platform.wait_for(study.study_id, "finished")
+
+
+def test_services_that_cannot_be_read_make_studies_wait_and_say_why(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    platform.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    registry, aside = platform.settings.registry, tmp_path / "aside"
+    registry.rename(aside)
+    registry.write_text("no folder any more")
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    found = platform.wait_for(study.study_id, "waiting")
+    assert "the services cannot be read" in found["reason"]
+    registry.unlink()
+    aside.rename(registry)
+    HandWorker(platform).run()
+    wait_until(lambda: platform.study(study.study_id)["state"] == "finished", 20)
