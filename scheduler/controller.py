@@ -27,6 +27,7 @@ from scheduler.effects import Effects
 from scheduler.logs import LogReceiver
 from scheduler.planner import Planner
 from scheduler.planning import start_fork_server
+from scheduler.progress import deciding
 from scheduler.repair import Repair
 from scheduler.results import Results
 from scheduler.stream import StreamReader
@@ -125,8 +126,10 @@ class Controller:
             self._due[name] = now + EVERY.get(name, 0)
             effects = Effects()
             try:
-                step(effects)
-                effects.carry_out(self._ledger, self._transport, self._results)
+                try:
+                    step(effects)
+                finally:  # of a step that fails in the middle, what is committed follows all the same
+                    effects.carry_out(self._ledger, self._transport, self._results)
             except LeaseLostError:
                 raise
             except (DcmProcessorError, OSError) as error:  # OSError: DATA is full, away or read-only
@@ -177,9 +180,9 @@ class Controller:
             raise
 
     def _take(self, lease: Lease, reports: Sequence[Report], effects: Effects) -> None:
-        with self._ledger.write(lease) as db:
+        with deciding(self._ledger, lease, effects) as (db, own):
             for report in reports:
-                outcomes.take(db, report, effects, now=time.time())
+                outcomes.take(db, report, own, now=time.time())
 
     def _take_one_by_one(self, lease: Lease, reports: Sequence[Report], effects: Effects) -> None:
         for report in reports:

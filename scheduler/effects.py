@@ -1,7 +1,7 @@
 """What follows a committed transaction: files renamed, attempts pushed, keys removed. Each can be done again."""
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import structlog
@@ -17,8 +17,14 @@ log = structlog.get_logger()
 
 @dataclass
 class Effects:
-    """Collected inside a transaction, carried out after it; what a crash leaves undone, repair finds and does."""
+    """Collected inside a transaction, carried out after its commit; what a crash leaves undone, repair does.
 
+    See `progress.deciding`: of a transaction that was rolled back nothing follows.
+    """
+
+    touched: list[str] = field(
+        default_factory=list
+    )  # studies whose plans are to be taken on, in the transaction itself
     publish: list[tuple[str, str]] = field(default_factory=list)  # (attempt id, folder relative to DATA)
     orders: list[Made] = field(default_factory=list)  # to be enqueued as they are
     ready: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # plan id -> job ids
@@ -27,6 +33,16 @@ class Effects:
     cancel: list[str] = field(default_factory=list)  # started attempts to be ended by their workers
     ended_plans: list[str] = field(default_factory=list)
     told: list[dict[str, Any]] = field(default_factory=list)  # attempts that ended, for the log
+
+    def add(self, others: "Effects") -> None:
+        """Have what follows from another transaction follow from these too."""
+        for each in fields(self):
+            mine, theirs = getattr(self, each.name), getattr(others, each.name)
+            if isinstance(mine, dict):
+                for key, values in theirs.items():
+                    mine[key].extend(values)
+            else:
+                mine.extend(theirs)
 
     def carry_out(self, ledger: Ledger, transport: Transport, results: Results) -> None:
         """Results first, so that whoever depends on them finds them; raises OSError where DATA takes no rename."""

@@ -14,7 +14,6 @@ from dcm_processor.transport import Report
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
 from scheduler.effects import Effects
 from scheduler.enqueue import result_folder
-from scheduler.progress import progress
 
 log = structlog.get_logger()
 
@@ -60,7 +59,7 @@ def end(
     worker: str | None = None,
     host: str | None = None,
 ) -> None:
-    """End the current attempt of a job (`found` holds both), whoever says so, and take its plan on from there.
+    """End the current attempt of a job (`found` holds both), whoever says so; its study's plan is to be taken on.
 
     A lost one's worker may come back: it is asked to end what it runs.
     """
@@ -111,7 +110,7 @@ def end(
             "jobState": state,
         }
     )
-    progress(db, job["study_id"], effects, now=now)
+    effects.touched.append(job["study_id"])
 
 
 def _shortened(text: str | None, most: int) -> str | None:

@@ -20,7 +20,7 @@ from dcm_processor.vocabulary import EventKind, JobState, StudyState
 from scheduler.adoption import adopt, rerun_jobs
 from scheduler.effects import Effects
 from scheduler.planning import Ending, Planned, PlanningChild, task_for
-from scheduler.progress import progress
+from scheduler.progress import deciding
 from scheduler.results import Results
 
 log = structlog.get_logger()
@@ -91,8 +91,8 @@ class Planner:
         """Run `action` in one transaction and carry out what follows; events that no code of ours can deal with end."""
         effects, ids = Effects(), [event["event_id"] for event in found]
         try:
-            with self._ledger.write(lease) as db:
-                result = action(db, effects)
+            with deciding(self._ledger, lease, effects) as (db, own):
+                result = action(db, own)
         except ServiceError as error:  # the services cannot be read: no fault of the study
             result = str(error)
             with self._ledger.write(lease) as db:
@@ -117,7 +117,7 @@ class Planner:
             result = _cancel(db, event["study_id"], job_ids, effects, now=now)
         else:
             result = rerun_jobs(db, event["study_id"], job_ids, self._store.load(), effects, now=now)
-            progress(db, event["study_id"], effects, now=now)
+            effects.touched.append(event["study_id"])
         events.settle(db, [event["event_id"]], result, now=now)
         return result
 
@@ -185,7 +185,7 @@ class Planner:
                     return reason
                 result = reason
         if latest is not None and planned.ending is not Ending.PLANNED:
-            progress(db, study_id, effects, now=now)  # the study stands where its plan stands
+            effects.touched.append(study_id)  # the study stands where its plan stands
         events.settle(db, ids, result, now=now)
         return result
 
@@ -213,5 +213,5 @@ def _cancel(db: Database, study_id: str, job_ids: Sequence[str], effects: Effect
     not_started = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
     which = [row["job_id"] for row in rows if row["state"] in not_started]
     effects.unwanted.extend(plans.drop_attempts(db, which, JobState.CANCELLED, "cancelled by hand", now=now))
-    progress(db, study_id, effects, now=now)
+    effects.touched.append(study_id)
     return f"cancelled {len(which)}, asked the workers of {len(running)} to end"

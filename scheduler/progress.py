@@ -1,13 +1,15 @@
 """One plan taken as far as it goes now: what may run, what never will, and what that makes of its study."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
 from dcm_processor.advance import Node, advance
-from dcm_processor.ledger import attempts, plans, studies
+from dcm_processor.ledger import Lease, Ledger, attempts, plans, studies
 from dcm_processor.vocabulary import JobState, OnDependencyFailure, Stage, StudyState, Verdict
 from scheduler.effects import Effects
 from scheduler.enqueue import orders_of
@@ -45,6 +47,20 @@ def apply(decision: Decision, jobs: Sequence[dict[str, Any]], *, now: float) -> 
         by_id[job_id].update(state=JobState.SKIPPED, reason=reason, ended_at=now)
     for job_id in decision.ready:
         by_id[job_id].update(state=JobState.QUEUED, attempt=by_id[job_id]["attempt"] + 1)
+
+
+@contextmanager
+def deciding(ledger: Ledger, lease: Lease, effects: Effects) -> Iterator[tuple[Connection, Effects]]:
+    """A transaction of the leader, and what follows from it: that is added to `effects` once it is committed.
+
+    The plans of the studies it touched are taken on within it, each once.
+    """
+    own = Effects()
+    with ledger.write(lease) as db:
+        yield db, own
+        for study_id in dict.fromkeys(own.touched):
+            progress(db, study_id, own, now=time.time())
+    effects.add(own)
 
 
 def progress(db: Connection, study_id: str, effects: Effects, *, now: float) -> None:

@@ -16,7 +16,7 @@ from dcm_processor.transport import ANNOUNCE_INTERVAL, MARKER, Transport, answer
 from dcm_processor.vocabulary import AttemptState, ExitReason
 from scheduler.effects import Effects
 from scheduler.outcomes import end
-from scheduler.progress import progress
+from scheduler.progress import deciding
 
 log = structlog.get_logger()
 
@@ -92,42 +92,38 @@ class Repair:
             self._missed.clear()
             raise
         lost = self._announcements.look(started, announced, self._clock())
-        if lost:
-            with self._ledger.write(lease) as db:
-                for attempt_id in lost:
-                    found = attempts.get(db, attempt_id)
-                    if found is None or found[0]["state"] != AttemptState.STARTED:
-                        continue
+        for attempt_id in lost:
+            with deciding(self._ledger, lease, effects) as (db, own):
+                found = attempts.get(db, attempt_id)
+                if found is not None and found[0]["state"] == AttemptState.STARTED:
                     log.warning("attempt lost: its worker was not heard of", attemptId=attempt_id)
                     outcome = Outcome(ExitReason.LOST, error=f"no announcement for {LOST_AFTER:.0f} s")
-                    end(db, found, outcome, effects, now=time.time())
+                    end(db, found, outcome, own, now=time.time())
         for row in queued:
             if row["attempt_id"] in missing:
                 log.warning("queued attempt pushed again: Redis did not know it", attemptId=row["attempt_id"])
                 effects.ready[row["plan_id"]].append(row["job_id"])
 
-    def retries(self, lease: Lease, effects: Effects) -> float | None:
-        """Queue the next attempt of jobs whose interval passed; returns when the next one is due."""
+    def retries(self, lease: Lease, effects: Effects) -> None:
+        """Queue the next attempt of jobs whose interval passed."""
         now = time.time()
         with self._ledger.read() as db:
             due_at = attempts.next_retry(db)
         if due_at is None or due_at > now:
-            return due_at
-        with self._ledger.write(lease) as db:
+            return
+        with deciding(self._ledger, lease, effects) as (db, own):
             rows = attempts.retries_due(db, now=now)
             attempts.queue(db, rows, now=now)
             for row in rows:
-                effects.ready[row["plan_id"]].append(row["job_id"])
-            return attempts.next_retry(db)
+                own.ready[row["plan_id"]].append(row["job_id"])
 
     def plans(self, lease: Lease, effects: Effects) -> None:
         """Take every plan on that has not ended: what an interrupted controller, or another hand, left standing."""
         with self._ledger.read() as db:
             unended = plans.unended(db)
-        for plan_id in unended:
-            with self._ledger.write(lease) as db:
-                if (plan := plans.get(db, plan_id)) is not None:
-                    progress(db, plan["study_id"], effects, now=time.time())
+        for study_id in unended:
+            with deciding(self._ledger, lease, effects) as (_, own):
+                own.touched.append(study_id)
 
     def _look_for_emptying(self) -> None:
         with answers():

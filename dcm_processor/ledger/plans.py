@@ -133,8 +133,8 @@ def predecessor_runs(db: Connection, study_id: str, plan_id: str) -> bool:
 
 
 def unended(db: Connection) -> Sequence[str]:
-    """Active plans that have not ended."""
-    query = select(plans.c.plan_id).where(plans.c.active, plans.c.ended_at.is_(None)).order_by(plans.c.created_at)
+    """Studies whose active plan has not ended."""
+    query = select(plans.c.study_id).where(plans.c.active, plans.c.ended_at.is_(None)).order_by(plans.c.created_at)
     return db.execute(query).scalars().all()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler import controller
+from scheduler import controller, progress
 from tests.integration.scheduler.platform import YES, HandWorker, Platform, send
 from tests.servers import OrthancServer
 from tests.waiting import wait_until
@@ -55,3 +55,32 @@ def test_services_that_cannot_be_read_make_studies_wait_and_say_why(
     aside.rename(registry)
     HandWorker(platform).run()
     wait_until(lambda: platform.study(study.study_id)["state"] == "finished", 20)
+
+
+def test_nothing_follows_from_an_outcome_that_could_not_be_taken(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its results nor an acknowledgement: the worker keeps it and sends it again."""
+    platform.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    order = worker.start()
+    wait_until(lambda: platform.states(study.study_id) == {"a": "started"}, 10)
+    tried: list[str] = []
+
+    def fail(_db: object, study_id: str, *_: object, **__: object) -> None:
+        tried.append(study_id)
+        raise KeyError
+
+    monkeypatch.setattr(progress, "progress", fail)
+    worker.end(order.attemptId)
+    wait_until(lambda: len(tried) >= 2, 10, "taken with others, and by itself")
+    wait_until(lambda: platform.transport.backlog("dcmproc:reports") == 0, 10, "it was dropped")
+    monkeypatch.undo()
+    assert platform.states(study.study_id) == {"a": "started"}
+    assert not platform.transport.acknowledged(order.attemptId)
+    assert not (platform.settings.data / "results" / study.study_id).exists()
+    worker.end(order.attemptId)
+    platform.wait_for(study.study_id, "finished")
+    wait_until(lambda: platform.transport.acknowledged(order.attemptId), 5)
