@@ -30,7 +30,7 @@ def take(db: Connection, report: Report, effects: Effects, *, now: float) -> Non
     attempt = found[0]
     state = AttemptState(attempt["state"])
     if report.kind == "started":
-        if state is AttemptState.QUEUED:
+        if state is AttemptState.QUEUED or (state is AttemptState.STARTED and attempt["worker"] is None):
             attempts.start(db, attempt, worker=report.worker, host=report.host, now=now)
         elif state is not AttemptState.STARTED:
             effects.cancel.append(report.attemptId)

@@ -79,20 +79,30 @@ class Repair:
         self._missed: set[str] = set()
 
     def attempts(self, lease: Lease, effects: Effects) -> None:
-        """Push queued attempts that Redis does not know; end started ones that nobody announces."""
+        """Push queued attempts that Redis does not know; end started ones that nobody announces.
+
+        A queued one that somebody has is started, though the report that said so was lost: from then on it can be lost.
+        """
         try:
             self._look_for_emptying()
             announced = self._transport.announcements()
             with self._ledger.read() as db:
                 started = [row["attempt_id"] for row in attempts.in_state(db, AttemptState.STARTED)]
-                queued = attempts.in_state(db, AttemptState.QUEUED, queued_before=time.time() - QUEUED_GRACE)
-            missing = self._missing({row["attempt_id"]: row["queue"] for row in queued})
+                queued = attempts.in_state(db, AttemptState.QUEUED)
+            due = time.time() - QUEUED_GRACE
+            old = {row["attempt_id"]: row["queue"] for row in queued if row["queued_at"] <= due}
+            missing, claimed = self._missing(old)
         except TransportUnavailableError:
             self._announcements.blind()
             self._missed.clear()
             raise
-        lost = self._announcements.look(started, announced, self._clock())
-        for attempt_id in lost:
+        for row in queued:
+            if row["attempt_id"] in announced or row["attempt_id"] in claimed:
+                with deciding(self._ledger, lease, effects) as (db, _):
+                    found = attempts.get(db, row["attempt_id"])
+                    if found is not None and found[0]["state"] == AttemptState.QUEUED:
+                        attempts.start(db, found[0], now=time.time())
+        for attempt_id in self._announcements.look(started, announced, self._clock()):
             with deciding(self._ledger, lease, effects) as (db, own):
                 found = attempts.get(db, attempt_id)
                 if found is not None and found[0]["state"] == AttemptState.STARTED:
@@ -134,21 +144,25 @@ class Repair:
             self._announcements.blind()
             self._missed.clear()
 
-    def _missing(self, queued: Mapping[str, str]) -> Collection[str]:
-        """Of queued attempts (id -> queue), those that neither a queue nor a worker has, seen so twice in a row."""
-        if self._emptied_at is not None and self._clock() - self._emptied_at < BLIND_AFTER:
-            return ()
+    def _missing(self, queued: Mapping[str, str]) -> tuple[Collection[str], Collection[str]]:
+        """Of queued attempts (id -> queue), those that neither a queue nor a worker has, seen so twice in a row.
+
+        And those that are in no queue because a worker has claimed them.
+        """
         if not queued:
             self._missed.clear()
-            return ()
+            return (), ()
         present: set[str] = set()
         with answers():
             for name in set(queued.values()):
                 queue = Queue(name, connection=self._transport.redis, serializer=JSONSerializer)
                 present.update(cast("Sequence[str]", queue.get_job_ids()))
         absent = [attempt_id for attempt_id in queued if attempt_id not in present]
-        claimed = self._transport.claimed(absent)
-        missed = {attempt_id for attempt_id in absent if not claimed[attempt_id]}
+        claims = self._transport.claimed(absent)
+        claimed = {attempt_id for attempt_id in absent if claims[attempt_id]}
+        if self._emptied_at is not None and self._clock() - self._emptied_at < BLIND_AFTER:
+            return (), claimed
+        missed = set(absent) - claimed
         twice = missed & self._missed
         self._missed = missed - twice
-        return twice
+        return twice, claimed

@@ -61,12 +61,19 @@ def finished_among(db: Connection, attempt_ids: Sequence[str]) -> dict[str, RowM
     return found
 
 
-def start(db: Connection, attempt: RowMapping, *, worker: str, host: str, now: float) -> None:
-    """A worker claimed the attempt."""
+def start(
+    db: Connection, attempt: RowMapping, *, worker: str | None = None, host: str | None = None, now: float
+) -> None:
+    """A worker claimed the attempt; which one is None as long as only the claim was seen."""
     db.execute(
         update(attempts)
         .where(attempts.c.attempt_id == attempt["attempt_id"])
-        .values(state=AttemptState.STARTED, started_at=now, worker=worker[:128], host=host[:128])
+        .values(
+            state=AttemptState.STARTED,
+            started_at=func.coalesce(attempts.c.started_at, now),
+            worker=worker and worker[:128],
+            host=host and host[:128],
+        )
     )
     db.execute(
         update(jobs)
@@ -94,12 +101,10 @@ def skip(db: Connection, skipped: Sequence[tuple[str, str]], *, now: float) -> N
         )
 
 
-def in_state(db: Connection, state: AttemptState, *, queued_before: float | None = None) -> Sequence[RowMapping]:
+def in_state(db: Connection, state: AttemptState) -> Sequence[RowMapping]:
     """Attempts in a state, each with its job's plan_id and queue."""
     query = select(attempts, jobs.c.plan_id, jobs.c.queue).join(jobs, jobs.c.job_id == attempts.c.job_id)
     query = query.where(attempts.c.state == state)
-    if queued_before is not None:
-        query = query.where(attempts.c.queued_at <= queued_before)
     return db.execute(query.order_by(attempts.c.queued_at)).mappings().all()
 
 
