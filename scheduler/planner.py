@@ -12,7 +12,7 @@ from sqlalchemy import RowMapping
 
 from dcm_processor.errors import DcmProcessorError, ServiceError
 from dcm_processor.ledger import Lease, Ledger, events, plans, studies
-from dcm_processor.manifest import Fault
+from dcm_processor.manifest import ALL, Fault
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from dcm_processor.transport import Transport
@@ -190,14 +190,12 @@ class Planner:
         return result
 
 
-def _wanted(found: Sequence[RowMapping]) -> set[str] | None:
-    """The job names that reruns ask for; None where anything asks for all."""
+def _wanted(found: Sequence[RowMapping]) -> set[str]:
+    """The job names that reruns ask for, "*" for all; what only tells of the study's instances asks for none."""
     wanted: set[str] = set()
     for event in found:
-        names = (event["payload"] or {}).get("jobs")
-        if not names:
-            return None
-        wanted.update(names)
+        if event["kind"] == EventKind.RERUN:
+            wanted.update((event["payload"] or {}).get("jobs") or [ALL])
     return wanted
 
 

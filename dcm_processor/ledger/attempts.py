@@ -21,7 +21,7 @@ _SET_ATTEMPT = update(attempts).where(attempts.c.attempt_id == bindparam("of_att
 _SET_JOB = update(jobs).where(jobs.c.job_id == bindparam("of_job"))
 
 
-def queue(db: Connection, rows: Sequence[RowMapping], *, now: float) -> list[str]:
+def queue(db: Connection, rows: Sequence[Mapping[Any, Any]], *, now: float) -> list[str]:
     """Give each of the jobs its next attempt, queued; returns the attempts' ids in the order given."""
     if not rows:
         return []

@@ -127,6 +127,15 @@ def jobs_by_id(db: Connection, study_id: str, job_ids: Collection[str]) -> Seque
     return db.execute(query).mappings().all()
 
 
+def ended_among(db: Connection, job_ids: Sequence[str]) -> dict[str, RowMapping]:
+    """Those of the jobs that have ended, by id."""
+    found: dict[str, RowMapping] = {}
+    for start in range(0, len(job_ids), 1000):  # a database takes so many parameters, not any number
+        query = select(jobs).where(jobs.c.job_id.in_(job_ids[start : start + 1000]), jobs.c.ended_at.is_not(None))
+        found |= {row["job_id"]: row for row in db.execute(query).mappings()}
+    return found
+
+
 def predecessor_runs(db: Connection, study_id: str, plan_id: str) -> bool:
     """Whether a job of an earlier plan of the study still runs."""
     return db.execute(_PREDECESSOR_RUNS, {"study": study_id, "plan": plan_id}).first() is not None
