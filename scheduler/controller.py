@@ -107,7 +107,7 @@ class Controller:
 
     def _turn(self, lease: Lease) -> None:
         """Wait for something to do, and do it; a step that fails is told of once and tried again."""
-        readable = wait([self._stream.bell, *self._planner.connections], timeout=TICK)
+        readable = wait([self._stream.bell, *self._planner.bells], timeout=TICK)
         steps: Sequence[tuple[str, Callable[[Effects], object]]] = (
             ("renew", lambda _: self._renew(lease)),
             ("reports", lambda _: self._take_reports(lease)),

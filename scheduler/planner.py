@@ -4,7 +4,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing.connection import Connection
 
 import structlog
 from sqlalchemy import Connection as Database
@@ -28,7 +27,7 @@ log = structlog.get_logger()
 PLANNERS = 4
 """Studies planned at the same time."""
 PLANNING_SECONDS = 600.0
-"""After which a planning child is taken to hang."""
+"""After which a planning child is taken to hang, beside what its callbacks may take."""
 PLANNING_FAILURES = 5
 """After which a study is given up as unplanned."""
 
@@ -47,9 +46,9 @@ class Planner:
         self._children: dict[str, tuple[PlanningChild, list[RowMapping]]] = {}
 
     @property
-    def connections(self) -> list[Connection]:
+    def bells(self) -> list[int]:
         """What becomes readable when a child is done."""
-        return [child.connection for child, _ in self._children.values()]
+        return [child.bell for child, _ in self._children.values()]
 
     def close(self) -> None:
         """End every child; their events stay as they are."""
@@ -76,13 +75,10 @@ class Planner:
     def collect(self, lease: Lease, readable: Sequence[object]) -> None:
         """Take in the plans of children that are done, and end those that hang."""
         for study_id, (child, found) in list(self._children.items()):
-            if child.connection in readable:
-                planned = child.result()
-            elif time.monotonic() - child.began > PLANNING_SECONDS:
-                child.end()
-                planned = Planned(Ending.FAILED, study_id, f"planning took more than {PLANNING_SECONDS:.0f} s")
-            else:
+            if child.bell not in readable and not child.late:
                 continue
+            planned = child.result()
+            child.end()
             del self._children[study_id]
             result = self._deal(lease, found, partial(self._settle, planned, found, child.task.registry.faults))
             log.info("planning ended", studyId=study_id, ending=planned.ending, result=result)
@@ -136,7 +132,7 @@ class Planner:
         if latest is None:
             with self._ledger.write(lease) as db:
                 studies.set_state(db, study_id, StudyState.PLANNING, now=time.time())
-        self._children[study_id] = (PlanningChild(task), found)
+        self._children[study_id] = (PlanningChild(task, PLANNING_SECONDS), found)
 
     def _settle(
         self, planned: Planned, found: Sequence[RowMapping], faults: Sequence[Fault], db: Database, effects: Effects
