@@ -89,6 +89,7 @@ def rerun_jobs(
             "transients": 0,
             "losses": 0,
             "due_at": None,
+            "cancel_asked_at": None,
         }
         if job["job_id"] in again and job["verdict"] == Verdict.SCHEDULED:
             today = registry.job(job["job_name"])

@@ -71,6 +71,8 @@ def end(
     state, reason = judgement.job, judgement.reason
     if not state.ended and not plans.is_active(db, job["plan_id"]):
         state, reason = JobState.SUPERSEDED, "superseded while it ran"
+    if state is not JobState.FINISHED and job["cancel_asked_at"] is not None:
+        state, reason = JobState.CANCELLED, "cancelled by hand"
     values: dict[str, Any] = {
         "exit_reason": outcome.exitReason,
         "error": _shortened(outcome.error, _LINE),

@@ -9,8 +9,9 @@ import structlog
 from sqlalchemy import Connection as Database
 from sqlalchemy import RowMapping
 
+from dcm_processor import identity
 from dcm_processor.errors import DcmProcessorError, ServiceError
-from dcm_processor.ledger import Lease, Ledger, events, plans, studies
+from dcm_processor.ledger import Lease, Ledger, attempts, events, plans, studies
 from dcm_processor.manifest import ALL, Fault
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
@@ -200,10 +201,15 @@ def _why(found: Sequence[RowMapping]) -> str:
 
 
 def _cancel(db: Database, study_id: str, job_ids: Sequence[str], effects: Effects, *, now: float) -> str:
-    """Jobs that have not started are cancelled now, running ones by their workers; returns it in words."""
+    """Jobs that have not started are cancelled now, running ones by their workers; returns it in words.
+
+    One that waits for a run of an earlier plan takes that with it.
+    """
     rows = plans.jobs_by_id(db, study_id, job_ids)
-    running = [f"{row['job_id']}-{row['attempt']}" for row in rows if row["state"] == JobState.STARTED]
-    effects.cancel.extend(running)
+    waited_for = [row["reused_from"] for row in rows if row["state"] == JobState.WAITING and row["reused_from"]]
+    running = [row for row in [*rows, *plans.jobs_by_id(db, study_id, waited_for)] if row["state"] == JobState.STARTED]
+    attempts.ask_cancel(db, [row["job_id"] for row in running], "cancelled by hand: its worker is to end it", now=now)
+    effects.cancel.extend(identity.attempt_id(row["job_id"], row["attempt"]) for row in running)
     not_started = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
     which = [row["job_id"] for row in rows if row["state"] in not_started]
     effects.unwanted.extend(plans.drop_attempts(db, which, JobState.CANCELLED, "cancelled by hand", now=now))

@@ -79,7 +79,7 @@ class Repair:
         self._missed: set[str] = set()
 
     def attempts(self, lease: Lease, effects: Effects) -> None:
-        """Push queued attempts that Redis does not know; end started ones that nobody announces.
+        """Push queued attempts that Redis does not know; end started ones that nobody announces; repeat cancels.
 
         A queued one that somebody has is started, though the report that said so was lost: from then on it can be lost.
         """
@@ -87,7 +87,7 @@ class Repair:
             self._look_for_emptying()
             announced = self._transport.announcements()
             with self._ledger.read() as db:
-                started = [row["attempt_id"] for row in attempts.in_state(db, AttemptState.STARTED)]
+                started = attempts.in_state(db, AttemptState.STARTED)
                 queued = attempts.in_state(db, AttemptState.QUEUED)
             due = time.time() - QUEUED_GRACE
             old = {row["attempt_id"]: row["queue"] for row in queued if row["queued_at"] <= due}
@@ -102,7 +102,8 @@ class Repair:
                     found = attempts.get(db, row["attempt_id"])
                     if found is not None and found[0]["state"] == AttemptState.QUEUED:
                         attempts.start(db, found[0], now=time.time())
-        for attempt_id in self._announcements.look(started, announced, self._clock()):
+        effects.cancel.extend(row["attempt_id"] for row in started if row["cancel_asked_at"] is not None)
+        for attempt_id in self._announcements.look([row["attempt_id"] for row in started], announced, self._clock()):
             with deciding(self._ledger, lease, effects) as (db, own):
                 found = attempts.get(db, attempt_id)
                 if found is not None and found[0]["state"] == AttemptState.STARTED:

@@ -90,6 +90,14 @@ def set_job(db: Connection, job_id: str, values: Mapping[str, Any]) -> None:
     db.execute(_SET_JOB, {**values, "of_job": job_id})
 
 
+def ask_cancel(db: Connection, ids: Sequence[str], reason: str, *, now: float) -> None:
+    """Running jobs are to be cancelled: none of them is tried again, however its attempt ends."""
+    for start in range(0, len(ids), 1000):  # a database takes so many parameters, not any number
+        db.execute(
+            update(jobs).where(jobs.c.job_id.in_(ids[start : start + 1000])).values(cancel_asked_at=now, reason=reason)
+        )
+
+
 def skip(db: Connection, skipped: Sequence[tuple[str, str]], *, now: float) -> None:
     """End jobs that will never run; `skipped` holds (job id, reason)."""
     if skipped:
@@ -102,8 +110,10 @@ def skip(db: Connection, skipped: Sequence[tuple[str, str]], *, now: float) -> N
 
 
 def in_state(db: Connection, state: AttemptState) -> Sequence[RowMapping]:
-    """Attempts in a state, each with its job's plan_id and queue."""
-    query = select(attempts, jobs.c.plan_id, jobs.c.queue).join(jobs, jobs.c.job_id == attempts.c.job_id)
+    """Attempts in a state, each with its job's plan_id, queue and cancel_asked_at."""
+    query = select(attempts, jobs.c.plan_id, jobs.c.queue, jobs.c.cancel_asked_at).join(
+        jobs, jobs.c.job_id == attempts.c.job_id
+    )
     query = query.where(attempts.c.state == state)
     return db.execute(query.order_by(attempts.c.queued_at)).mappings().all()
 
