@@ -103,7 +103,7 @@ class Planner:
             with self._ledger.write(lease) as db:
                 if events.put_off(db, ids, result, due_at=time.time() + _BACKOFF[-1], counts=True) >= PLANNING_FAILURES:
                     events.settle(db, ids, result, now=time.time())
-                    studies.set_state(db, found[0]["study_id"], StudyState.UNPLANNED, reason=result, now=time.time())
+                    _give_up(db, found[0]["study_id"], result, now=time.time())
             return result
         effects.carry_out(self._ledger, self._transport, self._results)
         return result
@@ -158,6 +158,7 @@ class Planner:
             case Ending.UNCHANGED | Ending.OURS:
                 studies.remember_owners(db, study_id, planned.owners)
                 result = planned.reason
+                studies.set_unplanned(db, study_id, None)
                 if latest is None:
                     studies.set_state(db, study_id, StudyState.FINISHED, reason=result, now=now)
             case Ending.GONE:
@@ -174,17 +175,24 @@ class Planner:
                 reason = f"planning failed ({failures} of {PLANNING_FAILURES}): {planned.reason}"
                 due_at = now + _BACKOFF[min(failures, len(_BACKOFF)) - 1]
                 events.put_off(db, ids, reason, due_at=due_at, counts=True)
-                given_up = failures >= PLANNING_FAILURES
-                if latest is None:
-                    state = StudyState.UNPLANNED if given_up else StudyState.WAITING
-                    studies.set_state(db, study_id, state, reason=reason, now=now)
-                if not given_up:
+                if failures < PLANNING_FAILURES:
+                    if latest is None:
+                        studies.set_state(db, study_id, StudyState.WAITING, reason=reason, now=now)
                     return reason
+                _give_up(db, study_id, reason, now=now)
                 result = reason
         if latest is not None and planned.ending is not Ending.PLANNED:
             effects.touched.append(study_id)  # the study stands where its plan stands
         events.settle(db, ids, result, now=now)
         return result
+
+
+def _give_up(db: Database, study_id: str, why: str, *, now: float) -> None:
+    """The study's newest revision gets no plan; where a plan of an earlier one runs, it is said once that has ended."""
+    studies.set_unplanned(db, study_id, why)
+    active = plans.active(db, study_id)
+    if active is None or active["ended_at"] is not None:
+        studies.set_state(db, study_id, StudyState.UNPLANNED, reason=why, now=now)
 
 
 def _wanted(found: Sequence[RowMapping]) -> set[str]:

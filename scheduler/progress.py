@@ -78,7 +78,10 @@ def progress(db: Connection, study_id: str, effects: Effects, *, now: float) -> 
     attempts.skip(db, decision.skipped, now=now)
     ready = set(decision.ready)
     attempts.queue(db, [row for row in rows if row["job_id"] in ready], now=now)
-    studies.set_state(db, study_id, decision.study, reason=decision.reason, now=now)
+    state, reason = decision.study, decision.reason
+    if decision.ended and (unplanned := studies.unplanned(db, study_id)) is not None:
+        state, reason = StudyState.UNPLANNED, unplanned
+    studies.set_state(db, study_id, state, reason=reason, now=now)
     if decision.ended and plan["ended_at"] is None:
         plans.end(db, plan["plan_id"], now=now)
         effects.ended_plans.append(plan["plan_id"])

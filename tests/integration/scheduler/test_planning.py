@@ -15,6 +15,7 @@ import requests
 from dcm_processor.orthanc import Orthanc
 from scheduler import planner, planning
 from scheduler.planning import Ending, PlanningTask, plan_study, task_for
+from tests.dicom import make_study, upload
 from tests.integration.scheduler.platform import YES, HandWorker, Platform, send
 from tests.servers import OrthancServer
 from tests.waiting import wait_until
@@ -30,6 +31,10 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def stops_in_the_middle_of_its_answer(connection: Connection, _: PlanningTask) -> None:
     os.write(connection.fileno(), struct.pack("!i", 1_000_000) + b"only the beginning")
     os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def dies(*_: object) -> None:
+    os._exit(1)
 
 
 @contextmanager
@@ -76,6 +81,31 @@ def test_a_fork_server_that_stops_holds_up_planning_alone(
         failed = "planning failed (1 of 5): planning took more than 3 s beside its callbacks"
         wait_until(lambda: platform.study(second.study_id)["reason"] == failed, 10)
     platform.wait_for(second.study_id, "running")
+
+
+def test_a_study_whose_newest_revision_could_not_be_planned_is_unplanned_once_its_plan_has_ended(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However its earlier plan ended; and no longer than until that revision has its plan."""
+    platform.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    study = make_study(tmp_path / "study", series=[{"Modality": "CT", "instances": 2}])
+    upload(orthanc.url, orthanc.auth, study.files[:1])
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    order = worker.start()
+    wait_until(lambda: platform.states(study.study_id) == {"a": "started"}, 10)
+    upload(orthanc.url, orthanc.auth, study.files[1:])
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "_child", dies)
+        platform.announce(study.study_id)
+        wait_until(lambda: all(event["handledAt"] for event in platform.study(study.study_id)["events"]), 20)
+    assert platform.study(study.study_id)["state"] == "running"
+    worker.end(order.attemptId)
+    found = platform.wait_for(study.study_id, "unplanned")
+    assert found["reason"].startswith("planning failed (5 of 5): the planning process ended with ")
+    platform.announce(study.study_id)
+    worker.run()
+    assert platform.wait_for(study.study_id, "finished")["reason"] is None
 
 
 def test_planning_has_time_for_every_callback_to_hang(
