@@ -45,17 +45,18 @@ class Effects:
                 mine.extend(theirs)
 
     def carry_out(self, ledger: Ledger, transport: Transport, results: Results) -> None:
-        """Results first, so that whoever depends on them finds them; raises OSError where DATA takes no rename."""
+        """Results first, so that whoever depends on them finds them; what would not is left for repair to push."""
         for attempt_id, folder in self.publish:
             results.publish(attempt_id, folder)
         try:
-            for plan_order, made in self.orders:
-                enqueue(transport, plan_order, made)
+            found = list(self.orders)
             for plan_id, job_ids in self.ready.items():
                 with ledger.read() as db:
-                    found = orders(db, plan_id, job_ids)
-                if found is not None:
-                    enqueue(transport, *found)
+                    if (ordered := orders(db, plan_id, job_ids)) is not None:
+                        found.append(ordered)
+            for plan_order, made in found:
+                if complete := [(order, queue) for order, queue in made if not results.lacks(order.inputs)]:
+                    enqueue(transport, plan_order, complete)
             if self.cancel:
                 transport.request_cancel(self.cancel)
             if self.accepted:

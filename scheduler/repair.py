@@ -77,6 +77,7 @@ class Repair:
         self._announcements = Announcements(lost_after)
         self._emptied_at: float | None = None
         self._missed: set[str] = set()
+        self._pushed: set[str] = set()  # told of in the log
 
     def attempts(self, lease: Lease, effects: Effects) -> None:
         """Push queued attempts that Redis does not know; end started ones that nobody announces; repeat cancels.
@@ -110,9 +111,12 @@ class Repair:
                     log.warning("attempt lost: its worker was not heard of", attemptId=attempt_id)
                     outcome = Outcome(ExitReason.LOST, error=f"no announcement for {LOST_AFTER:.0f} s")
                     end(db, found, outcome, own, now=time.time())
+        self._pushed &= {row["attempt_id"] for row in queued}
         for row in queued:
             if row["attempt_id"] in missing:
-                log.warning("queued attempt pushed again: Redis did not know it", attemptId=row["attempt_id"])
+                if row["attempt_id"] not in self._pushed:
+                    log.warning("a queued attempt that Redis does not know is pushed", attemptId=row["attempt_id"])
+                self._pushed.add(row["attempt_id"])
                 effects.ready[row["plan_id"]].append(row["job_id"])
 
     def retries(self, lease: Lease, effects: Effects) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from scheduler import controller, progress
-from tests.integration.scheduler.platform import YES, HandWorker, Platform, send
-from tests.servers import OrthancServer
+from tests.integration.scheduler.platform import YES, HandWorker, Platform, hasten, send
+from tests.servers import OrthancServer, ValkeyServer
 from tests.waiting import wait_until
 
 
@@ -84,3 +84,41 @@ def test_nothing_follows_from_an_outcome_that_could_not_be_taken(
     worker.end(order.attemptId)
     platform.wait_for(study.study_id, "finished")
     wait_until(lambda: platform.transport.acknowledged(order.attemptId), 5)
+
+
+def test_results_that_cannot_be_published_hold_up_their_dependents_alone(
+    tmp_path: Path, valkey: ValkeyServer, orthanc: OrthancServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other studies' results and jobs go on, pushed again by repair too; once they can be, so do these."""
+    hasten(monkeypatch)
+    monkeypatch.setitem(controller.EVERY, "results", 0.5)
+    stuck: list[str] = []
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if stuck and stuck[0] in str(target):
+            raise OSError(16, "Device or resource busy")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    jobs = [{"jobName": "a"}, {"jobName": "b", "dependsOn": "a"}, {"jobName": "free"}]
+    with Platform(tmp_path / "base", valkey, orthanc) as platform:
+        platform.install("svc", jobs, YES, tmp_path / "source")
+        first = send(orthanc, tmp_path / "first")
+        stuck.append(f"results/{first.study_id}/a")
+        platform.announce(first.study_id)
+        worker = HandWorker(platform)
+        assert [worker.run().jobName, worker.run().jobName] == ["a", "free"]
+        wait_until(lambda: platform.states(first.study_id) == {"a": "finished", "b": "queued", "free": "finished"}, 10)
+        second = send(orthanc, tmp_path / "second")
+        platform.announce(second.study_id)
+        wait_until(lambda: platform.states(second.study_id).get("a") == "queued", 10)
+        platform.transport.redis.flushall()
+        ran = [worker.run() for _ in range(3)]
+        assert sorted((order.studyId, order.jobName) for order in ran) == [
+            (second.study_id, name) for name in ("a", "b", "free")
+        ]
+        platform.wait_for(second.study_id, "finished")
+        stuck.clear()
+        assert worker.run().jobName == "b"
+        platform.wait_for(first.study_id, "finished")
