@@ -35,7 +35,6 @@ from scheduler.versions import VersionCollector
 
 log = structlog.get_logger()
 
-LEASE = "controller"
 LEASE_SECONDS = 15.0
 TICK = 1.0
 """Seconds after which the controller looks at the ledger even if nothing woke it."""
@@ -97,7 +96,7 @@ class Controller:
         while not self._stopped.is_set():
             try:
                 with self._ledger.write() as db:
-                    lease = leases.acquire(db, LEASE, holder, now=time.time(), seconds=LEASE_SECONDS)
+                    lease = leases.acquire(db, leases.LEADER, holder, now=time.time(), seconds=LEASE_SECONDS)
                 if lease is not None:
                     return lease
             except TransientError as error:

@@ -1,6 +1,7 @@
 """Jobs on their way: attempts queued, started and ended, and what that makes of their jobs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
@@ -9,6 +10,15 @@ from dcm_processor import identity
 from dcm_processor.ledger import plans
 from dcm_processor.ledger.schema import attempts, jobs
 from dcm_processor.vocabulary import AttemptState, JobState
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """How many jobs were cancelled, and their queued attempts: nobody waits for these any more."""
+
+    jobs: int
+    attempts: Sequence[str] = ()
+
 
 _UNENDED = (JobState.WAITING, JobState.QUEUED, JobState.STARTED, JobState.RETRYING)
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
@@ -134,12 +144,11 @@ def count_unended(db: Connection, service: str) -> dict[str, int]:
     return {str(state): int(number) for state, number in db.execute(query.group_by(jobs.c.state))}
 
 
-def cancel_service(db: Connection, service: str, reason: str, *, now: float) -> int:
-    """Cancel the service's jobs that have not started; returns how many."""
+def cancel_service(db: Connection, service: str, reason: str, *, now: float) -> Cancelled:
+    """Cancel the service's jobs that have not started."""
     which = select(jobs.c.job_id).where(jobs.c.service == service, jobs.c.state.in_(_NOT_STARTED))
     ids = db.execute(which).scalars().all()
-    plans.drop_attempts(db, ids, JobState.CANCELLED, reason, now=now)
-    return len(ids)
+    return Cancelled(len(ids), plans.drop_attempts(db, ids, JobState.CANCELLED, reason, now=now))
 
 
 def pinned(db: Connection) -> set[tuple[str, str]]:

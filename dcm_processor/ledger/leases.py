@@ -9,6 +9,9 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from dcm_processor.errors import TransientError
 from dcm_processor.ledger.schema import leases
 
+LEADER = "controller"
+"""The lease of the one controller that leads."""
+
 _EPOCH = select(leases.c.epoch).where(leases.c.name == bindparam("of")).with_for_update(read=True)
 
 
@@ -60,6 +63,11 @@ def check(db: Connection, lease: Lease) -> None:
     epoch = db.execute(_EPOCH, {"of": lease.name}).scalar_one_or_none()
     if epoch != lease.epoch:
         raise LeaseLostError(f"{lease.name}: epoch {lease.epoch} ended, {epoch} is in force")
+
+
+def keep_leader_out(db: Connection) -> None:
+    """Have the leader's transactions come before this one or after it, never beside it (SQLite knows no other way)."""
+    db.execute(select(leases.c.epoch).where(leases.c.name == LEADER).with_for_update()).all()
 
 
 def _died_here(holder: str) -> bool:

@@ -216,6 +216,26 @@ def test_removing_a_service_cancels_what_has_not_started_and_nothing_else(ledger
         assert [job["state"] for job in plans.jobs_of(db, plan_id)] == ["started", "cancelled"]
 
 
+def test_removing_a_service_comes_before_or_after_what_the_leader_does_never_beside_it(ledger: Ledger) -> None:
+    """What the leader queues at that very moment is cancelled too, its attempt among those that Redis is to forget."""
+    ledger.record_event(EventKind.STABLE, STUDY)
+    plan_id, _ = add_plan(ledger, 1, ["a", "b"])
+    with ledger.write() as db:
+        lease = leases.acquire(db, leases.LEADER, "elsewhere:1:1", now=time.time(), seconds=15)
+    cancelled: list[attempts.Cancelled] = []
+    removal = threading.Thread(target=lambda: cancelled.append(ledger.cancel_service("svc")))
+    with ledger.write(lease) as db:
+        rows = plans.jobs_of(db, plan_id)
+        removal.start()
+        removal.join(0.5)
+        assert cancelled == []
+        made = attempts.queue(db, rows, now=101.0)
+    removal.join(10)
+    assert [(each.jobs, sorted(each.attempts)) for each in cancelled] == [(2, sorted(made))]
+    with ledger.read() as db:
+        assert {job["state"] for job in plans.jobs_of(db, plan_id)} == {"cancelled"}
+
+
 def test_lists_are_paged_newest_first_and_searched(ledger: Ledger) -> None:
     for number in range(5):
         ledger.record_event(EventKind.STABLE, f"study-{number}")

@@ -1,9 +1,12 @@
 """A running job that is to be cancelled is never tried again, whatever becomes of worker, attempt or Redis."""
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from dcm_processor.cli import main
 from dcm_processor.transport import PREFIX
 from dcm_processor.vocabulary import EventKind, ExitReason
 from scheduler import controller
@@ -95,3 +98,24 @@ def test_cancelling_what_waits_for_the_run_of_an_earlier_plan_ends_that_run(
     wait_until(lambda: platform.transport.announce(worker.report(b.attemptId), 1), 5, "the worker is asked to end")
     worker.end(b.attemptId, ExitReason.CANCELLED)
     assert worker.run().jobName == "a"
+
+
+def test_removing_a_service_keeps_its_queued_jobs_from_starting(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    platform.install("other", [{"jobName": "o"}], YES, tmp_path / "source")
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    popped = {attempt_id.split("-")[-3]: attempt_id for attempt_id in (worker.pop(), worker.pop())}
+    for key, value in {"BASEDIR": platform.settings.BASEDIR, "REDIS_URL": platform.transport.url}.items():
+        monkeypatch.setenv(key, str(value))
+    said = CliRunner().invoke(main, ["service", "remove", "svc", "--json"])
+    assert json.loads(said.stdout)["cancelled"] == 1
+    assert platform.transport.order(popped["a"]) is None
+    assert not platform.transport.claim(worker.report(popped["a"]))
+    assert platform.states(study.study_id) == {"a": "cancelled", "o": "queued"}
+    assert platform.transport.claim(worker.report(popped["o"]))
+    worker.end(popped["o"])
+    assert platform.wait_for(study.study_id, "failed")["reason"] == "not finished: a"
