@@ -123,7 +123,9 @@ def _put(
     """Write the plan with what may run already queued and what never will already skipped."""
     study_id, plan_id = plan["study_id"], plan["plan_id"]
     if not first:
-        effects.unwanted.extend(plans.supersede(db, study_id, plan_id, now=now))
+        unwanted, before = plans.supersede(db, study_id, plan_id, now=now)
+        effects.unwanted.extend(unwanted)
+        effects.ended_plans.extend(before)
     decision = decide(rows, blocked=not first and plans.predecessor_runs(db, study_id, plan_id))
     apply(decision, rows, now=now)
     plans.add(db, {**plan, "ended_at": now if decision.ended else None}, rows, now=now)

@@ -38,7 +38,7 @@ log = structlog.get_logger()
 LEASE_SECONDS = 15.0
 TICK = 1.0
 """Seconds after which the controller looks at the ledger even if nothing woke it."""
-EVERY = {"renew": LEASE_SECONDS / 3, "attempts": 5.0, "plans": 60.0, "results": 60.0, "versions": 3600.0}
+EVERY = {"renew": LEASE_SECONDS / 3, "attempts": 5.0, "plans": 60.0, "results": 60.0, "keys": 60.0, "versions": 3600.0}
 """Seconds between two runs of a step; the others run every turn."""
 
 
@@ -116,6 +116,7 @@ class Controller:
             ("attempts", lambda effects: self._repair_attempts(lease, effects)),
             ("plans", lambda effects: self._repair.plans(lease, effects)),
             ("results", lambda _: self._results.repair(self._ledger)),
+            ("keys", self._repair.keys),
             ("versions", lambda _: self._versions.begin()),
         )
         for name, step in steps:

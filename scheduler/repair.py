@@ -26,6 +26,8 @@ BLIND_AFTER = 3 * ANNOUNCE_INTERVAL
 """Seconds between two looks after which the time between them does not count: the controller itself was away."""
 QUEUED_GRACE = 10.0
 """Seconds after which a queued attempt should be in a queue, or claimed."""
+SCANS = 20
+"""Steps through Redis's keys in one look for those that should be gone."""
 
 
 class Announcements:
@@ -75,6 +77,7 @@ class Repair:
         self._transport = transport
         self._clock = clock
         self._announcements = Announcements(lost_after)
+        self._cursor = 0  # in Redis's keys
         self._emptied_at: float | None = None
         self._missed: set[str] = set()
         self._pushed: set[str] = set()  # told of in the log
@@ -139,6 +142,30 @@ class Repair:
         for study_id in unended:
             with deciding(self._ledger, lease, effects) as (_, own):
                 own.touched.append(study_id)
+
+    def keys(self, effects: Effects) -> None:
+        """Have Redis forget plans and attempts that have ended, where it was away when they did; some at a time.
+
+        An ended attempt that somebody still runs is to be cancelled.
+        """
+        plan_ids: set[str] = set()
+        announced = self._transport.announcements()
+        attempt_ids = set(announced)
+        for _ in range(SCANS):
+            held = self._transport.held(self._cursor)
+            plan_ids |= held.plan_ids
+            attempt_ids |= held.attempt_ids
+            self._cursor = held.cursor
+            if not held.cursor:
+                break
+        with self._ledger.read() as db:  # after Redis: what it holds is in the ledger by now, or never will be
+            ended_plans = plan_ids - plans.unended_among(db, sorted(plan_ids))
+            unwanted = attempt_ids - attempts.unended_among(db, sorted(attempt_ids))
+        if ended_plans or unwanted:
+            log.info("Redis is to forget what has ended", plans=len(ended_plans), attempts=len(unwanted))
+        effects.ended_plans.extend(ended_plans)
+        effects.cancel.extend(unwanted & set(announced))
+        effects.unwanted.extend(unwanted)
 
     def _look_for_emptying(self) -> None:
         with answers():

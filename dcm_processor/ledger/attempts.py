@@ -71,6 +71,16 @@ def finished_among(db: Connection, attempt_ids: Sequence[str]) -> dict[str, RowM
     return found
 
 
+def unended_among(db: Connection, attempt_ids: Sequence[str]) -> set[str]:
+    """Those of the attempts that are queued or started."""
+    found: set[str] = set()
+    for start in range(0, len(attempt_ids), 1000):
+        some = attempts.c.attempt_id.in_(attempt_ids[start : start + 1000])
+        states = attempts.c.state.in_((AttemptState.QUEUED, AttemptState.STARTED))
+        found.update(db.execute(select(attempts.c.attempt_id).where(some, states)).scalars())
+    return found
+
+
 def start(
     db: Connection, attempt: RowMapping, *, worker: str | None = None, host: str | None = None, now: float
 ) -> None:

@@ -68,7 +68,7 @@ def add_plan(ledger: Ledger, run: int, names: list[str], now: float = 100.0) -> 
             "headers": {"StudyDate": "20260101"}, "selected": ["*"], "instances": {"s1": ["i1", "i2"]}, "faults": None,
         }  # fmt: skip
         rows = [job_row(plan_id, name, position, created_at=now) for position, name in enumerate(names)]
-        unwanted = plans.supersede(db, STUDY, plan_id, now=now)
+        unwanted, _ = plans.supersede(db, STUDY, plan_id, now=now)
         plans.add(db, plan, rows, now=now)
         studies.set_plan(db, STUDY, plan_id, headers={}, state=StudyState.RUNNING, reason=None, now=now)
         return plan_id, unwanted

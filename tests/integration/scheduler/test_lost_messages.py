@@ -1,9 +1,12 @@
 """What Redis lost, or never took, is made again from the ledger and from what workers say next."""
 
+import time
 from pathlib import Path
 
 import pytest
 
+from dcm_processor.vocabulary import EventKind
+from scheduler import controller
 from tests.integration.scheduler.platform import YES, HandWorker, Platform, hasten, send
 from tests.servers import OrthancServer, ValkeyServer
 from tests.waiting import wait_until
@@ -54,3 +57,73 @@ def test_an_attempt_whose_start_nobody_heard_of_runs_on_while_it_is_announced(
         hasty.wait_for(study_id, "finished")
     [attempt] = hasty.jobs(study_id)["a"]["attempts"]
     assert (attempt["state"], attempt["worker"], attempt["host"]) == ("finished", "hand", "here")
+
+
+def test_redis_keeps_nothing_of_what_has_ended_or_was_superseded(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    """A plan's key holds headers; logs' keys go by themselves."""
+    hasty.install("svc", [{"jobName": "a"}, {"jobName": "b", "dependsOn": "a"}], YES, tmp_path / "source")
+    with hasty:
+        study = send(orthanc, tmp_path / "study")
+        hasty.announce(study.study_id)
+        worker = HandWorker(hasty)
+        running = worker.start()
+        hasty.transport.send_log(running.attemptId, 0, b"a line")
+        wait_until(lambda: hasty.states(study.study_id).get("a") == "started", 10)
+        hasty.ledger.record_event(EventKind.RERUN, study.study_id)
+        hasty.transport.wake("test")
+        wait_until(lambda: len(hasty.study(study.study_id)["plans"]) == 2, 10)
+        wait_until(lambda: not held(hasty, "plan"), 10, "the superseded plan's key is gone")
+        worker.end(running.attemptId)
+        worker.run(), worker.run()
+        hasty.wait_for(study.study_id, "finished")
+        wait_until(lambda: not held(hasty, "plan", "order", "claim", "announced"), 10)
+        wait_until(lambda: hasty.transport.log_received(running.attemptId) == 6, 10)
+    remaining = [key for key in held(hasty, "") if hasty.transport.redis.ttl(key) == -1]
+    assert remaining == ["dcmproc:logs", "dcmproc:marker", "dcmproc:reports", "dcmproc:wake"]
+
+
+def test_what_redis_should_have_forgotten_it_forgets_later(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was away, or has been put back; whoever still runs what has ended is asked to end it."""
+    monkeypatch.setitem(controller.EVERY, "keys", 0.2)
+    hasty.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    with hasty:
+        study = send(orthanc, tmp_path / "study")
+        hasty.announce(study.study_id)
+        worker = HandWorker(hasty)
+        attempt_id = worker.pop()
+        order, plan = hasty.transport.order(attempt_id) or pytest.fail("no order")
+        assert hasty.transport.claim(worker.report(attempt_id))
+        worker.end(attempt_id)
+        hasty.wait_for(study.study_id, "finished")
+        wait_until(lambda: not held(hasty, "plan", "order", "claim", "announced"), 10)
+        hasty.transport.put_orders(plan, [order])
+        hasty.transport.announce(worker.report(attempt_id), 7)
+        wait_until(lambda: not held(hasty, "plan", "order", "claim", "announced"), 10)
+        assert hasty.transport.announce(worker.report(attempt_id), 8), "whoever runs it is to end it"
+
+
+def test_what_is_queued_or_runs_is_not_forgotten(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(controller.EVERY, "keys", 0.05)
+    hasty.install("svc", [{"jobName": "a"}, {"jobName": "b"}], YES, tmp_path / "source")
+    with hasty:
+        study = send(orthanc, tmp_path / "study")
+        hasty.announce(study.study_id)
+        worker = HandWorker(hasty)
+        running, queued = worker.start(), worker.pop()
+        for count in range(10):
+            assert not hasty.transport.announce(worker.report(running.attemptId), count)
+            assert hasty.transport.order(queued) is not None
+            assert hasty.transport.claimed([running.attemptId]) == {running.attemptId: True}
+            time.sleep(0.05)  # what is tested is that nothing happens
+
+
+def held(platform: Platform, *kinds: str) -> list[str]:
+    """Redis's keys of ours, of these kinds."""
+    names = (str(key.decode()) for key in platform.transport.redis.keys("dcmproc:*"))  # type: ignore[union-attr]
+    return sorted(name for name in names if name.startswith(tuple(f"dcmproc:{kind}" for kind in kinds)))
