@@ -290,11 +290,15 @@ class Transport:
 
 
 def parse_report(entry: Mapping[str, bytes]) -> Report:
-    """The report in an entry of REPORTS.
+    """The report in an entry of REPORTS; its outcome is still to be judged (`Outcome.from_json`).
 
     Raises ValueError or TypeError where somebody put something else there.
     """
-    return Report(**loads(entry.get("report", b"null")))
+    report = Report(**loads(entry.get("report", b"null")))
+    texts = (report.attemptId, report.claim, report.worker, report.host)
+    if report.kind not in ("started", "outcome") or not all(isinstance(text, str) for text in texts):
+        raise ValueError("no report")
+    return report
 
 
 class answers:  # noqa: N801 - reads as a phrase: `with answers():`

@@ -38,10 +38,14 @@ def take(db: Connection, report: Report, effects: Effects, *, now: float) -> Non
     if state not in (AttemptState.QUEUED, AttemptState.STARTED):
         effects.accepted.append(report.attemptId)  # it ended before: sent twice, or a lost one that came back
         return
+    left_out: list[str] = []
+    outcome = Outcome.from_json(report.outcome, left_out.append)
+    if left_out:
+        log.warning("parts of an outcome cannot be, and are left out", attemptId=report.attemptId, parts=left_out)
     end(
         db,
         found,
-        Outcome.from_json(report.outcome),
+        outcome,
         effects,
         now=now,
         worker=report.worker,

@@ -122,3 +122,16 @@ def test_results_that_cannot_be_published_hold_up_their_dependents_alone(
         stuck.clear()
         assert worker.run().jobName == "b"
         platform.wait_for(first.study_id, "finished")
+
+
+def test_an_outcome_with_moments_that_cannot_be_spoils_no_page(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    platform.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    worker.end(worker.start().attemptId, phases={"run": ["x", 2], "fetch": [1e20, 2], "environment": [1.0, 2.0]})
+    platform.wait_for(study.study_id, "finished")
+    [attempt] = platform.jobs(study.study_id)["a"]["attempts"]
+    assert list(attempt["phases"]) == ["environment"]
