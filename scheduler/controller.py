@@ -38,7 +38,15 @@ log = structlog.get_logger()
 LEASE_SECONDS = 15.0
 TICK = 1.0
 """Seconds after which the controller looks at the ledger even if nothing woke it."""
-EVERY = {"renew": LEASE_SECONDS / 3, "attempts": 5.0, "plans": 60.0, "results": 60.0, "keys": 60.0, "versions": 3600.0}
+EVERY = {
+    "renew": LEASE_SECONDS / 3,
+    "attempts": 5.0,
+    "plans": 60.0,
+    "clocks": 60.0,
+    "results": 60.0,
+    "keys": 60.0,
+    "versions": 3600.0,
+}
 """Seconds between two runs of a step; the others run every turn."""
 
 
@@ -51,11 +59,11 @@ class Controller:
         self._results = Results(settings.data)
         self._planner = Planner(settings, self._ledger, self._transport, self._results)
         self._versions = VersionCollector(settings, self._ledger)
-        self._repair = Repair(self._ledger, self._transport)
         self._orthanc = Orthanc.of(settings)
         self._stable_age = settings.STABLE_AGE
         self._alive_file = settings.ALIVE_FILE
         self._stream = StreamReader(settings.redis_url)
+        self._repair = Repair(self._ledger, self._transport, emptied=self._stream.again)
         self._logs = LogReceiver(settings.redis_url, self._ledger, settings.logs)
         self._stopped = threading.Event()
         self._due: dict[str, float] = {}
@@ -92,11 +100,11 @@ class Controller:
             leases.release(db, lease)
 
     def _acquire(self) -> Lease | None:
-        holder = leases.holder_of_this_process()
+        holder, watch = leases.holder_of_this_process(), leases.Watch()
         while not self._stopped.is_set():
             try:
                 with self._ledger.write() as db:
-                    lease = leases.acquire(db, leases.LEADER, holder, now=time.time(), seconds=LEASE_SECONDS)
+                    lease = leases.acquire(db, leases.LEADER, holder, watch, now=time.time(), seconds=LEASE_SECONDS)
                 if lease is not None:
                     return lease
             except TransientError as error:
@@ -114,6 +122,7 @@ class Controller:
             ("events", lambda _: self._planner.handle(lease)),
             ("retries", lambda effects: self._repair.retries(lease, effects)),
             ("attempts", lambda effects: self._repair_attempts(lease, effects)),
+            ("clocks", lambda _: self._repair.clocks(lease)),
             ("plans", lambda effects: self._repair.plans(lease, effects)),
             ("results", lambda _: self._results.repair(self._ledger)),
             ("keys", self._repair.keys),

@@ -60,7 +60,7 @@ class Planner:
     def handle(self, lease: Lease) -> None:
         """Deal with the events that are due: start planning, rerun jobs, cancel jobs."""
         with self._ledger.read() as db:
-            due = events.due(db, now=time.time())
+            due = events.due(db, now=time.time(), longest=_BACKOFF[-1])
         by_study: dict[str, list[RowMapping]] = defaultdict(list)
         for event in due:
             if (event["payload"] or {}).get("jobIds") is None:

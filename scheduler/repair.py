@@ -10,7 +10,9 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.judgement import longest_delay
 from dcm_processor.ledger import Lease, Ledger, attempts, plans
+from dcm_processor.manifest import JobSettings
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import ANNOUNCE_INTERVAL, MARKER, Transport, answers
 from dcm_processor.vocabulary import AttemptState, ExitReason
@@ -72,10 +74,13 @@ class Repair:
         *,
         lost_after: float = LOST_AFTER,
         clock: Callable[[], float] = time.monotonic,
+        emptied: Callable[[], object] = lambda: None,
     ) -> None:
+        """`emptied` is called once Redis turned out to be new or emptied: its streams count anew."""
         self._ledger = ledger
         self._transport = transport
         self._clock = clock
+        self._emptied = emptied
         self._announcements = Announcements(lost_after)
         self._cursor = 0  # in Redis's keys
         self._emptied_at: float | None = None
@@ -93,8 +98,10 @@ class Repair:
             with self._ledger.read() as db:
                 started = attempts.in_state(db, AttemptState.STARTED)
                 queued = attempts.in_state(db, AttemptState.QUEUED)
-            due = time.time() - QUEUED_GRACE
-            old = {row["attempt_id"]: row["queue"] for row in queued if row["queued_at"] <= due}
+            now = time.time()
+            old = {
+                row["attempt_id"]: row["queue"] for row in queued if not now - QUEUED_GRACE < row["queued_at"] <= now
+            }
             missing, claimed = self._missing(old)
         except TransportUnavailableError:
             self._announcements.blind()
@@ -135,6 +142,17 @@ class Repair:
             for row in rows:
                 own.ready[row["plan_id"]].append(row["job_id"])
 
+    def clocks(self, lease: Lease) -> None:
+        """Bring retries nearer that lie further ahead than they can: the clock was set back since."""
+        now = time.time()
+        with self._ledger.read() as db:
+            retrying = attempts.retrying(db, after=now)
+        latest = {row["job_id"]: now + longest_delay(JobSettings.from_json(row["settings"]).retry) for row in retrying}
+        if ahead := [row["job_id"] for row in retrying if row["due_at"] > latest[row["job_id"]]]:
+            with self._ledger.write(lease) as db:
+                for job_id in ahead:
+                    attempts.set_job(db, job_id, {"due_at": latest[job_id]})
+
     def plans(self, lease: Lease, effects: Effects) -> None:
         """Take every plan on that has not ended: what an interrupted controller, or another hand, left standing."""
         with self._ledger.read() as db:
@@ -172,6 +190,7 @@ class Repair:
             made = self._transport.redis.set(MARKER, uuid.uuid4().hex, nx=True)
         if made:
             log.info("Redis is new or was emptied; running attempts get time to announce themselves")
+            self._emptied()
             self._emptied_at = self._clock()
             self._announcements.blind()
             self._missed.clear()

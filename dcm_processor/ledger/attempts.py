@@ -143,6 +143,12 @@ def retries_due(db: Connection, *, now: float) -> Sequence[RowMapping]:
     return db.execute(query.order_by(jobs.c.due_at)).mappings().all()
 
 
+def retrying(db: Connection, *, after: float) -> Sequence[RowMapping]:
+    """Jobs whose next attempt is due later than that: job_id, due_at, settings."""
+    query = select(jobs.c.job_id, jobs.c.due_at, jobs.c.settings)
+    return db.execute(query.where(jobs.c.state == JobState.RETRYING, jobs.c.due_at > after)).mappings().all()
+
+
 def next_retry(db: Connection) -> float | None:
     query = select(func.min(jobs.c.due_at)).where(jobs.c.state == JobState.RETRYING)
     due_at: float | None = db.execute(query).scalar_one()

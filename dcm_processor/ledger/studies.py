@@ -46,6 +46,16 @@ def expect_stable(db: Connection, study_id: str, due_at: float | None) -> None:
     db.execute(update(studies).where(studies.c.study_id == study_id).values(stable_due_at=due_at))
 
 
+def expected_after(db: Connection, latest: float) -> bool:
+    """Whether a study counts as stable only later than that."""
+    return db.execute(select(studies.c.study_id).where(studies.c.stable_due_at > latest).limit(1)).first() is not None
+
+
+def expect_stable_before(db: Connection, latest: float) -> None:
+    """Have no study count as stable only later than that: the clock was set back since its due time was made."""
+    db.execute(update(studies).where(studies.c.stable_due_at > latest).values(stable_due_at=latest))
+
+
 def overdue(db: Connection, *, now: float, limit: int = 200) -> Sequence[str]:
     """Studies that grew, were never said to be stable, and are quiet since."""
     query = (

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dcm_processor.vocabulary import EventKind
+from dcm_processor.ledger import attempts
+from dcm_processor.transport import REPORTS
+from dcm_processor.vocabulary import EventKind, ExitReason
 from scheduler import controller
 from tests.integration.scheduler.platform import YES, HandWorker, Platform, hasten, send
 from tests.servers import OrthancServer, ValkeyServer
@@ -121,6 +123,38 @@ def test_what_is_queued_or_runs_is_not_forgotten(
             assert hasty.transport.order(queued) is not None
             assert hasty.transport.claimed([running.attemptId]) == {running.attemptId: True}
             time.sleep(0.05)  # what is tested is that nothing happens
+
+
+def test_reports_are_read_though_redis_was_emptied_and_its_clock_set_back(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    """The new stream counts from where the old one had been long ago."""
+    hasty.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    with hasty:
+        hasty.transport.redis.xadd(REPORTS, {"report": "7"}, id="9999999999999-0")
+        wait_until(lambda: hasty.transport.backlog(REPORTS) == 0, 10, "it was read, and dropped")
+        hasty.transport.redis.flushall()
+        study = send(orthanc, tmp_path / "study")
+        hasty.announce(study.study_id)
+        HandWorker(hasty).run()
+        hasty.wait_for(study.study_id, "finished")
+
+
+def test_a_retry_is_not_put_off_for_longer_because_the_clock_was_set_back(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(controller.EVERY, "clocks", 0.2)
+    hasty.install("svc", [{"jobName": "a", "retry": {"max": 1, "interval": [1]}}], YES, tmp_path / "source")
+    with hasty:
+        study = send(orthanc, tmp_path / "study")
+        hasty.announce(study.study_id)
+        worker = HandWorker(hasty)
+        order = worker.start()
+        worker.end(order.attemptId, ExitReason.EXCEPTION, error="x")
+        wait_until(lambda: hasty.states(study.study_id) == {"a": "retrying"}, 10)
+        with hasty.ledger.write() as db:
+            attempts.set_job(db, order.jobId, {"due_at": time.time() + 3600})
+        assert worker.run().attempt == 2
 
 
 def held(platform: Platform, *kinds: str) -> list[str]:
