@@ -65,7 +65,7 @@ class Bench:
         began = time.perf_counter()
         planned = self._planned(study_id)
         with self.ledger.write() as db:
-            adopt(db, planned, why="", selected=["*"], faults=[], wanted=None, effects=effects, now=time.time())
+            adopt(db, planned, why="", selected=["*"], faults=[], wanted=(), effects=effects, now=time.time())
         effects.carry_out(self.ledger, self.transport, self.results)
         return time.perf_counter() - began
 
@@ -75,7 +75,7 @@ class Bench:
         if table is jobs:
             with self.ledger.write() as db:
                 plan_id = adopt(
-                    db, planned, why="", selected=[], faults=[], wanted=None, effects=Effects(), now=time.time()
+                    db, planned, why="", selected=[], faults=[], wanted=(), effects=Effects(), now=time.time()
                 )
                 rows = [{**row, "job_id": f"bare-{row['job_id']}"} for row in plans.jobs_of(db, plan_id)]
         else:

@@ -78,6 +78,11 @@ def judge(outcome: Outcome, tries: Tries, retry: Retry, chance: float) -> Judgem
     return Judgement(JobState.RETRYING, AttemptState.FAILED, f"{why}; try {number} of {most} follows", counter, delay)  # type: ignore[arg-type]
 
 
+def longest_delay(retry: Retry) -> float:
+    """Seconds that a retry can lie ahead at most."""
+    return max(retry.interval, default=0) * (1 + JITTER)
+
+
 def _reason(outcome: Outcome) -> str:
     words = _WORDS.get(outcome.exitReason, outcome.exitReason)
     return f"{words}: {outcome.error}" if outcome.error else words

@@ -1,9 +1,17 @@
 """How an attempt ended: what a worker spools and sends, and the controller judges and keeps."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from dcm_processor.compact_json import dumps
 from dcm_processor.vocabulary import ExitReason
+
+LATEST = 253_402_300_799.0
+"""The last second of the year 9999: no later moment can be shown."""
+MAX_ENTRIES, MAX_NAME, MAX_DETAIL = 32, 64, 100_000
+"""Phases or details there may be; characters of their names; of a detail as JSON."""
+_NUMBERS = frozenset({"exitStatus", "peakMemory", "logSize", "functionBegan"})
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,42 @@ class Outcome:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        """Raises ValueError or TypeError where `value` is no outcome."""
-        return cls(**{**value, "exitReason": ExitReason(value["exitReason"])})
+    def from_json(cls, value: Any, tell: Callable[[str], object] = lambda _: None) -> Self:
+        """What a worker sent, without what cannot be what it should be; `tell` is told the names of such parts.
+
+        Raises ValueError where it does not say how the attempt ended.
+        """
+        sent: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
+        reason = ExitReason(sent.get("exitReason", ""))
+        texts: dict[str, str] = {}
+        phases: dict[str, list[float]] = {}
+        details: dict[str, Any] = {}
+        for part, given in sent.items():
+            if part in ("error", "errorClass", "traceback") and isinstance(given, str):
+                texts[part] = given
+            elif part in ("phases", "details") and isinstance(given, Mapping) and len(given) <= MAX_ENTRIES:
+                for name, each in given.items():
+                    if part == "phases" and _is_phase(name, each):
+                        phases[name] = list(each)
+                    elif part == "details" and _is_detail(name, each):
+                        details[name] = each
+                    else:
+                        tell(f"{part}.{str(name)[:MAX_NAME]}")
+            elif part != "exitReason" and given is not None:
+                tell(str(part)[:MAX_NAME])
+        return cls(reason, phases=phases, details=details, **texts)
+
+
+def _is_phase(name: object, moments: object) -> bool:
+    pair = isinstance(moments, list) and len(moments) == 2 and all(map(_is_moment, moments))
+    return pair and isinstance(name, str) and len(name) <= MAX_NAME
+
+
+def _is_moment(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LATEST
+
+
+def _is_detail(name: object, value: object) -> bool:
+    if not isinstance(name, str) or len(name) > MAX_NAME or len(dumps(value)) > MAX_DETAIL:
+        return False
+    return name not in _NUMBERS or (isinstance(value, int | float) and not isinstance(value, bool))

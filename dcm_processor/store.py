@@ -168,6 +168,7 @@ class Store:
             stack.enter_context(_files(f"service {name} is not installed"))
             service_tree.check_source(source, name)
             stack.enter_context(self._files.locked())
+            self._files.clear()
             staged = stack.enter_context(self._files.staging())
             self._files.refuse_foreign(name)
             service_tree.copy({part: source / part for part in PARTS}, staged)
@@ -203,6 +204,7 @@ class Store:
         """
         check_name(name)
         with _files(f"service {name} is not removed"), self._files.locked():
+            self._files.clear()
             self.installed_digest(name)
             self._files.unpoint(name)
 
@@ -238,10 +240,12 @@ class Store:
     def collect(self, pinned: Collection[tuple[str, str]] = ()) -> list[tuple[str, str]]:
         """Delete versions nobody needs: not current, not among the three before it, not pinned by a plan.
 
-        Of a removed service only pinned versions stay. Returns (service, digest) of each that was deleted.
+        Of a removed service only pinned versions stay. Returns (service, digest) of each that was deleted. Raises
+        ServiceError at once where the services are being changed: there is always a next time.
         """
         deleted: list[tuple[str, str]] = []
-        with _files("old versions are not deleted"), self._files.locked():
+        with _files("old versions are not deleted"), self._files.locked(seconds=0):
+            self._files.clear()
             current, odd = self._files.current()
             for name in self._files.known():
                 kept = {digest for service, digest in pinned if service == name}

@@ -4,13 +4,13 @@
     worker ── claim ──▶ dcmproc:claim:<attemptId>        once, before an attempt starts
     worker ── announcement ──▶ dcmproc:announced         every ANNOUNCE_INTERVAL seconds while it runs
     worker ── report (started, outcome) ──▶ dcmproc:reports      resent until dcmproc:ack:<attemptId> says so
-    worker ── log chunk ──▶ dcmproc:logs                 resent until dcmproc:logs:received says so
+    worker ── log chunk ──▶ dcmproc:logs                 resent until dcmproc:log:<attemptId> says so
     scheduler ── wake ──▶ dcmproc:wake
 
 All values are JSON; nothing is ever unpickled.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -26,7 +26,6 @@ PREFIX = "dcmproc:"
 WAKE = PREFIX + "wake"
 REPORTS = PREFIX + "reports"
 LOGS = PREFIX + "logs"
-LOGS_RECEIVED = PREFIX + "logs:received"
 ANNOUNCED = PREFIX + "announced"
 MARKER = PREFIX + "marker"  # made by the controller; when it is gone, Redis was emptied
 
@@ -34,10 +33,13 @@ ANNOUNCE_INTERVAL = 5.0
 """Seconds between two announcements of a running attempt."""
 ACK_SECONDS = 24 * 3600
 """How long an acknowledgement, or the wish to cancel, is kept for a worker that was away."""
+LOG_SECONDS = 24 * 3600
+"""How long it is kept how much of a log was received: a worker ships it again where that is gone, which is harmless."""
 LOG_CHUNK = 64 * 1024
 """Bytes of log in one entry."""
 LOG_BACKLOG = 256
 """Entries of log that may wait in Redis; a shipper holds back above that."""
+_SCANNED = 1000  # keys looked at in one step
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,15 @@ class Report:
     outcome: dict[str, Any] = field(default_factory=dict)  # Outcome of worker/outcome.py as JSON
 
 
+@dataclass(frozen=True)
+class Held:
+    """Plans with a key of theirs, and attempts with an order or a claim; `cursor` leads to more, 0: that was all."""
+
+    plan_ids: Set[str]
+    attempt_ids: Set[str]
+    cursor: int
+
+
 class Transport:
     """Redis, as far as this project uses it beside RQ.
 
@@ -154,6 +165,20 @@ class Transport:
     def forget_plan(self, plan_id: str) -> None:
         with answers():
             self.redis.delete(PREFIX + "plan:" + plan_id)
+
+    def held(self, cursor: int) -> "Held":
+        """Some of the plans and attempts that something is held of; begin with 0."""
+        plan_ids: set[str] = set()
+        attempt_ids: set[str] = set()
+        with answers():
+            cursor, keys = cast("Any", self.redis.scan(cursor, match=PREFIX + "*:*", count=_SCANNED))
+        for key in keys:
+            kind, _, name = key.decode().removeprefix(PREFIX).partition(":")
+            if kind in ("order", "claim"):
+                attempt_ids.add(name)
+            elif kind == "plan":
+                plan_ids.add(name)
+        return Held(plan_ids, attempt_ids, int(cursor))
 
     def request_cancel(self, attempt_ids: Iterable[str]) -> None:
         """Ask the workers that run these attempts to end them."""
@@ -250,7 +275,7 @@ class Transport:
     def log_received(self, attempt_id: str) -> int:
         """Bytes of the attempt's log that lie in the scheduler's LOGS."""
         with answers():
-            return int(cast("Any", self.redis.hget(LOGS_RECEIVED, attempt_id)) or 0)
+            return int(cast("Any", self.redis.get(PREFIX + "log:" + attempt_id)) or 0)
 
     def log_room(self) -> bool:
         """Whether another chunk of log may go into Redis."""
@@ -263,15 +288,19 @@ class Transport:
 
     def log_taken(self, attempt_id: str, size: int) -> None:
         with answers():
-            self.redis.hset(LOGS_RECEIVED, attempt_id, str(size))
+            self.redis.set(PREFIX + "log:" + attempt_id, str(size), ex=LOG_SECONDS)
 
 
 def parse_report(entry: Mapping[str, bytes]) -> Report:
-    """The report in an entry of REPORTS.
+    """The report in an entry of REPORTS; its outcome is still to be judged (`Outcome.from_json`).
 
     Raises ValueError or TypeError where somebody put something else there.
     """
-    return Report(**loads(entry.get("report", b"null")))
+    report = Report(**loads(entry.get("report", b"null")))
+    texts = (report.attemptId, report.claim, report.worker, report.host)
+    if report.kind not in ("started", "outcome") or not all(isinstance(text, str) for text in texts):
+        raise ValueError("no report")
+    return report
 
 
 class answers:  # noqa: N801 - reads as a phrase: `with answers():`

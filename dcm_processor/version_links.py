@@ -1,7 +1,7 @@
 """Where the versions of services lie, which one is current, and how that is changed in one step.
 
 Every change is made under one lock (flock(2) on REGISTRY/.versions/.lock, gone with its process); what a
-killed one left half done is cleared away by the next.
+killed one left half done is cleared away by the next that installs, removes or collects.
 """
 
 import contextlib
@@ -109,13 +109,17 @@ class VersionLinks:
 
     @contextlib.contextmanager
     def locked(self, seconds: float | None = None) -> Iterator[None]:
-        """Hold the lock, and clear away what a killed process left half done.
+        """Hold the lock.
 
         Raises ServiceError where another process holds it for so long.
         """
         for root in self._roots.values():
             (root / _VERSIONS).mkdir(parents=True, exist_ok=True)
-        with (self._roots["registry"] / _VERSIONS / ".lock").open("a") as lock:
+            self._hand_over(root / _VERSIONS)
+        path = self._roots["registry"] / _VERSIONS / ".lock"
+        lock = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)  # reading is all that flock(2) needs
+        try:
+            self._hand_over(path)
             give_up = time.monotonic() + (LOCK_SECONDS if seconds is None else seconds)
             while True:
                 try:
@@ -127,11 +131,23 @@ class VersionLinks:
                             "another process is changing the services; try again when it is done"
                         ) from None
                     time.sleep(0.05)
-            for root in self._roots.values():
-                for path in (root / _VERSIONS).iterdir():
-                    if path.name.startswith(_LEFTOVERS):
-                        path.unlink() if path.is_symlink() else service_tree.remove(path)
             yield
+        finally:
+            os.close(lock)
+
+    def clear(self) -> None:
+        """Clear away what a killed process left half done."""
+        for root in self._roots.values():
+            for path in (root / _VERSIONS).iterdir():
+                if path.name.startswith(_LEFTOVERS):
+                    path.unlink() if path.is_symlink() else service_tree.remove(path)
+
+    def _hand_over(self, path: Path) -> None:
+        """Have what root makes belong to the owner of REGISTRY, as whom the platform runs."""
+        if os.geteuid() == 0:
+            owner = self._roots["registry"].stat()
+            with contextlib.suppress(PermissionError):  # a root of a container, without that right
+                os.lchown(path, owner.st_uid, owner.st_gid)
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[dict[str, Path]]:
@@ -152,8 +168,11 @@ class VersionLinks:
             return
         for part, place in places.items():
             service_tree.freeze(staged[part])
+            for path in (staged[part], *staged[part].rglob("*")):
+                self._hand_over(path)
             service_tree.sync_tree(staged[part])
             place.parent.mkdir(exist_ok=True)
+            self._hand_over(place.parent)
             if place.exists():
                 self._trash(part, place)
             staged[part].rename(place)
@@ -168,6 +187,7 @@ class VersionLinks:
                 os.utime(self.version(part, name, digest))  # `versions` goes by it
                 fresh = self._roots[part] / _VERSIONS / f".link-{uuid.uuid4().hex}"
                 fresh.symlink_to(Path(_VERSIONS, name, digest))
+                self._hand_over(fresh)
                 fresh.rename(self.link(part, name))
                 service_tree.sync(self._roots[part])
 

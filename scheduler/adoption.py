@@ -7,15 +7,16 @@ from sqlalchemy import Connection, RowMapping
 
 from dcm_processor import identity
 from dcm_processor.ledger import plans, studies
+from dcm_processor.manifest import ALL
 from dcm_processor.plan import JobKey, Plan, PlannedJob, dependents, downstream
 from dcm_processor.registry import ServiceRegistry
 from dcm_processor.vocabulary import JobState, Level, OnUpdate, Stage, Verdict
 from scheduler.effects import Effects
 from scheduler.enqueue import orders_of
 from scheduler.planning import Planned
-from scheduler.progress import apply, decide
+from scheduler.progress import apply, carried, decide
 
-_CARRIED = "as in an earlier run"
+_GOES_ON = "the run that an earlier plan began goes on"
 
 
 def adopt(
@@ -25,13 +26,13 @@ def adopt(
     why: str,
     selected: Sequence[str],
     faults: Sequence[str],
-    wanted: Collection[str] | None,
+    wanted: Collection[str],
     effects: Effects,
     now: float,
 ) -> str:
     """Make `planned` the study's active plan and queue what may run; returns its id.
 
-    `wanted`: the job names of a rerun, which run again together with what depends on them; None: all of them.
+    `wanted`: the job names of a rerun, which run again together with what depends on them; "*": all of them.
     """
     assert planned.plan is not None
     earlier = plans.latest(db, planned.study_id)
@@ -88,6 +89,7 @@ def rerun_jobs(
             "transients": 0,
             "losses": 0,
             "due_at": None,
+            "cancel_asked_at": None,
         }
         if job["job_id"] in again and job["verdict"] == Verdict.SCHEDULED:
             today = registry.job(job["job_name"])
@@ -100,9 +102,10 @@ def rerun_jobs(
             }
             row |= {"digest": today.digest if today is not None else job["digest"]}
         elif job["state"] is not None:
-            row |= {"reused_from": job["reused_from"] or job["job_id"]}
             if not JobState(job["state"]).ended:
-                row |= {"state": JobState.WAITING, "reason": None, "reused_from": None}
+                reason = _GOES_ON if _runs(job) else None
+                row |= {"state": JobState.WAITING, "reason": reason, "started_at": None}
+            row |= {"reused_from": _reused(job)}
         rows.append(row)
     names = sorted({job["job_name"] for job in old_jobs if job["job_id"] in roots})
     plan = {key: latest[key] for key in ("study_id", "revision", "headers", "selected", "instances", "faults")} | {
@@ -120,7 +123,9 @@ def _put(
     """Write the plan with what may run already queued and what never will already skipped."""
     study_id, plan_id = plan["study_id"], plan["plan_id"]
     if not first:
-        effects.unwanted.extend(plans.supersede(db, study_id, plan_id, now=now))
+        unwanted, before = plans.supersede(db, study_id, plan_id, now=now)
+        effects.unwanted.extend(unwanted)
+        effects.ended_plans.extend(before)
     decision = decide(rows, blocked=not first and plans.predecessor_runs(db, study_id, plan_id))
     apply(decision, rows, now=now)
     plans.add(db, {**plan, "ended_at": now if decision.ended else None}, rows, now=now)
@@ -135,9 +140,10 @@ def _row(plan_id: str, study_id: str, planned: PlannedJob, reused: RowMapping | 
     settings, outcome, key = planned.job.settings, planned.outcome, planned.key
     state, reason = None, planned.reason
     if planned.verdict is Verdict.SCHEDULED:
-        state = JobState.WAITING if reused is None else JobState(reused["state"])
+        state = JobState.WAITING
         if reused is not None:
-            reason = f"{_CARRIED}: {reused['reason'] or reused['job_id']}"
+            ended = JobState(reused["state"]).ended
+            state, reason = (JobState(reused["state"]), carried(reused)) if ended else (state, _GOES_ON)
     elif planned.verdict is Verdict.SKIPPED:
         state = JobState.SKIPPED
     return {
@@ -156,7 +162,7 @@ def _row(plan_id: str, study_id: str, planned: PlannedJob, reused: RowMapping | 
         "output": outcome.output if outcome else None,
         "injected": (outcome.injected or None) if outcome else None,
         "dependencies": [identity.job_id(plan_id, each.job_name, each.series_id) for each in planned.dependencies],
-        "reused_from": (reused["reused_from"] or reused["job_id"]) if reused is not None else None,
+        "reused_from": _reused(reused) if reused is not None else None,
         "state": state,
         "queue": settings.priority,
         "attempt": 0,
@@ -165,35 +171,46 @@ def _row(plan_id: str, study_id: str, planned: PlannedJob, reused: RowMapping | 
         "losses": 0,
         "due_at": None,
         "created_at": now,
-        "started_at": reused["started_at"] if reused is not None else None,
+        "started_at": reused["started_at"] if reused is not None and state is not JobState.WAITING else None,
         "ended_at": now if state is JobState.SKIPPED else (reused["ended_at"] if reused is not None else None),
     }
 
 
 def _standing(
-    db: Connection, planned: Planned, plan: Plan, wanted: Collection[str] | None, earlier: RowMapping
+    db: Connection, planned: Planned, plan: Plan, wanted: Collection[str], earlier: RowMapping
 ) -> Mapping[JobKey, RowMapping]:
-    """Which jobs need not run because what they became in the `earlier` plan stands."""
-    ended = {
+    """Which jobs need not run because what they became in the `earlier` plan stands.
+
+    So does what a job becomes that runs right now, should it finish.
+    """
+    if ALL in wanted:
+        return {}
+    rows = {
         JobKey(job["job_name"], job["series_id"]): job
         for job in plans.jobs_of(db, earlier["plan_id"])
-        if job["verdict"] == Verdict.SCHEDULED and JobState(job["state"]).ended
+        if job["verdict"] == Verdict.SCHEDULED and (JobState(job["state"]).ended or _runs(job))
     }
-    finished = {key: row for key, row in ended.items() if row["state"] == JobState.FINISHED}
-    if wanted is not None:
-        again = dependents(plan.jobs, [job.key for job in plan.jobs if job.key.job_name in wanted])
-        needed = _ancestors(plan, again)
-        return {key: row for key, row in ended.items() if key not in again and (key in finished or key not in needed)}
+    good = {key: row for key, row in rows.items() if row["state"] == JobState.FINISHED or _runs(row)}
+    again = dependents(plan.jobs, [job.key for job in plan.jobs if job.key.job_name in wanted])
     if earlier["revision"] == planned.revision:
-        return {}  # the whole study is run again
+        needed = _ancestors(plan, again)
+        standing = {key: row for key, row in rows.items() if key in good or key not in needed}
+    else:
+        standing = _untouched(plan, good, earlier["instances"], planned.instances)
+    return {key: row for key, row in standing.items() if key not in again}
+
+
+def _untouched(
+    plan: Plan,
+    good: Mapping[JobKey, RowMapping],
+    before: Mapping[str, Sequence[str]],
+    now: Mapping[str, Sequence[str]],
+) -> dict[JobKey, RowMapping]:
+    """Of `good` jobs those that stand though the study grew; `before` and `now` are the series' instances."""
     standing: dict[JobKey, RowMapping] = {}
-    unchanged = {
-        series_id
-        for series_id, ids in planned.instances.items()
-        if sorted(earlier["instances"].get(series_id, [])) == sorted(ids)
-    }
+    unchanged = {series_id for series_id, ids in now.items() if sorted(before.get(series_id, [])) == sorted(ids)}
     for job in plan.jobs:
-        if (row := finished.get(job.key)) is None:
+        if (row := good.get(job.key)) is None:
             continue
         settings = job.job.settings
         same_series = settings.level is Level.SERIES and job.key.series_id in unchanged
@@ -202,6 +219,18 @@ def _standing(
         ):
             standing[job.key] = row
     return standing
+
+
+def _runs(job: Mapping[Any, Any]) -> bool:
+    """Whether the job, or the one whose end it waits to take over, runs right now."""
+    return job["state"] == JobState.STARTED or (job["state"] == JobState.WAITING and job["reused_from"] is not None)
+
+
+def _reused(job: Mapping[Any, Any]) -> str | None:
+    """The job that ran, or runs, in the place of this one of an earlier plan; None: nothing that could be reused."""
+    if JobState(job["state"]).ended or _runs(job):
+        return str(job["reused_from"] or job["job_id"])
+    return None
 
 
 def _ancestors(plan: Plan, keys: Collection[JobKey]) -> set[JobKey]:

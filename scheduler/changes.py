@@ -85,10 +85,12 @@ class Changes(threading.Thread):
     def overdue(self) -> int:
         """Studies that grew and went quiet without a word from Orthanc count as stable; returns how many."""
         now = time.time()
+        latest = now + self._quiet_after
         with self._ledger.read() as db:
-            if not studies.overdue(db, now=now, limit=1):
+            if not studies.overdue(db, now=now, limit=1) and not studies.expected_after(db, latest):
                 return 0
         with self._ledger.write(self._lease) as db:
+            studies.expect_stable_before(db, latest)
             due = studies.overdue(db, now=now)
             for study_id in due:
                 events.record(db, EventKind.QUIET, study_id, None, now=now)

@@ -20,7 +20,6 @@ from dcm_processor.logging import set_up_logging
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.process import show_alive
 from dcm_processor.settings import Settings, checkout_from_environment
-from dcm_processor.store import Store
 from dcm_processor.transport import REPORTS, Report, Transport, parse_report
 from scheduler import outcomes
 from scheduler.changes import Changes
@@ -28,17 +27,26 @@ from scheduler.effects import Effects
 from scheduler.logs import LogReceiver
 from scheduler.planner import Planner
 from scheduler.planning import start_fork_server
+from scheduler.progress import deciding
 from scheduler.repair import Repair
 from scheduler.results import Results
 from scheduler.stream import StreamReader
+from scheduler.versions import VersionCollector
 
 log = structlog.get_logger()
 
-LEASE = "controller"
 LEASE_SECONDS = 15.0
 TICK = 1.0
 """Seconds after which the controller looks at the ledger even if nothing woke it."""
-EVERY = {"renew": LEASE_SECONDS / 3, "attempts": 5.0, "plans": 60.0, "results": 60.0, "versions": 3600.0}
+EVERY = {
+    "renew": LEASE_SECONDS / 3,
+    "attempts": 5.0,
+    "plans": 60.0,
+    "clocks": 60.0,
+    "results": 60.0,
+    "keys": 60.0,
+    "versions": 3600.0,
+}
 """Seconds between two runs of a step; the others run every turn."""
 
 
@@ -50,12 +58,12 @@ class Controller:
         self._transport = Transport(settings.redis_url)
         self._results = Results(settings.data)
         self._planner = Planner(settings, self._ledger, self._transport, self._results)
-        self._store = Store.of(settings)
-        self._repair = Repair(self._ledger, self._transport)
+        self._versions = VersionCollector(settings, self._ledger)
         self._orthanc = Orthanc.of(settings)
         self._stable_age = settings.STABLE_AGE
         self._alive_file = settings.ALIVE_FILE
         self._stream = StreamReader(settings.redis_url)
+        self._repair = Repair(self._ledger, self._transport, emptied=self._stream.again)
         self._logs = LogReceiver(settings.redis_url, self._ledger, settings.logs)
         self._stopped = threading.Event()
         self._due: dict[str, float] = {}
@@ -92,21 +100,21 @@ class Controller:
             leases.release(db, lease)
 
     def _acquire(self) -> Lease | None:
-        holder = leases.holder_of_this_process()
+        holder, watch = leases.holder_of_this_process(), leases.Watch()
         while not self._stopped.is_set():
             try:
                 with self._ledger.write() as db:
-                    lease = leases.acquire(db, LEASE, holder, now=time.time(), seconds=LEASE_SECONDS)
+                    lease = leases.acquire(db, leases.LEADER, holder, watch, now=time.time(), seconds=LEASE_SECONDS)
                 if lease is not None:
                     return lease
             except TransientError as error:
-                self._trouble("lease", error)
+                self._trouble("lease", str(error))
             self._stopped.wait(1)
         return None
 
     def _turn(self, lease: Lease) -> None:
         """Wait for something to do, and do it; a step that fails is told of once and tried again."""
-        readable = wait([self._stream.bell, *self._planner.connections], timeout=TICK)
+        readable = wait([self._stream.bell, *self._planner.bells], timeout=TICK)
         steps: Sequence[tuple[str, Callable[[Effects], object]]] = (
             ("renew", lambda _: self._renew(lease)),
             ("reports", lambda _: self._take_reports(lease)),
@@ -114,9 +122,11 @@ class Controller:
             ("events", lambda _: self._planner.handle(lease)),
             ("retries", lambda effects: self._repair.retries(lease, effects)),
             ("attempts", lambda effects: self._repair_attempts(lease, effects)),
+            ("clocks", lambda _: self._repair.clocks(lease)),
             ("plans", lambda effects: self._repair.plans(lease, effects)),
             ("results", lambda _: self._results.repair(self._ledger)),
-            ("versions", lambda _: self._store.collect(self._ledger.pinned())),
+            ("keys", self._repair.keys),
+            ("versions", lambda _: self._versions.begin()),
         )
         for name, step in steps:
             now = time.monotonic()
@@ -125,12 +135,18 @@ class Controller:
             self._due[name] = now + EVERY.get(name, 0)
             effects = Effects()
             try:
-                step(effects)
-                effects.carry_out(self._ledger, self._transport, self._results)
+                try:
+                    step(effects)
+                finally:  # of a step that fails in the middle, what is committed follows all the same
+                    effects.carry_out(self._ledger, self._transport, self._results)
             except LeaseLostError:
                 raise
-            except (TransientError, OSError) as error:  # OSError: DATA is full, away or read-only
-                self._trouble(name, error)
+            except (DcmProcessorError, OSError) as error:  # OSError: DATA is full, away or read-only
+                self._trouble(name, str(error))
+            except Exception as error:  # the leader's edge: whatever one step meets, the others go on
+                if name not in self._troubled:
+                    log.exception("a step failed", step=name)
+                self._trouble(name, type(error).__name__)
             else:
                 if name in self._troubled:
                     self._troubled.discard(name)
@@ -173,9 +189,9 @@ class Controller:
             raise
 
     def _take(self, lease: Lease, reports: Sequence[Report], effects: Effects) -> None:
-        with self._ledger.write(lease) as db:
+        with deciding(self._ledger, lease, effects) as (db, own):
             for report in reports:
-                outcomes.take(db, report, effects, now=time.time())
+                outcomes.take(db, report, own, now=time.time())
 
     def _take_one_by_one(self, lease: Lease, reports: Sequence[Report], effects: Effects) -> None:
         for report in reports:
@@ -186,10 +202,10 @@ class Controller:
             except Exception:
                 log.exception("dropped a report that cannot be taken", attemptId=report.attemptId)
 
-    def _trouble(self, name: str, error: Exception) -> None:
+    def _trouble(self, name: str, error: str) -> None:
         if name not in self._troubled:
             self._troubled.add(name)
-            log.warning("a step fails and is tried again until it works", step=name, error=str(error))
+            log.warning("a step fails and is tried again until it works", step=name, error=error)
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """What follows a committed transaction: files renamed, attempts pushed, keys removed. Each can be done again."""
 
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import structlog
@@ -17,8 +17,14 @@ log = structlog.get_logger()
 
 @dataclass
 class Effects:
-    """Collected inside a transaction, carried out after it; what a crash leaves undone, repair finds and does."""
+    """Collected inside a transaction, carried out after its commit; what a crash leaves undone, repair does.
 
+    See `progress.deciding`: of a transaction that was rolled back nothing follows.
+    """
+
+    touched: list[str] = field(
+        default_factory=list
+    )  # studies whose plans are to be taken on, in the transaction itself
     publish: list[tuple[str, str]] = field(default_factory=list)  # (attempt id, folder relative to DATA)
     orders: list[Made] = field(default_factory=list)  # to be enqueued as they are
     ready: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # plan id -> job ids
@@ -28,18 +34,29 @@ class Effects:
     ended_plans: list[str] = field(default_factory=list)
     told: list[dict[str, Any]] = field(default_factory=list)  # attempts that ended, for the log
 
+    def add(self, others: "Effects") -> None:
+        """Have what follows from another transaction follow from these too."""
+        for each in fields(self):
+            mine, theirs = getattr(self, each.name), getattr(others, each.name)
+            if isinstance(mine, dict):
+                for key, values in theirs.items():
+                    mine[key].extend(values)
+            else:
+                mine.extend(theirs)
+
     def carry_out(self, ledger: Ledger, transport: Transport, results: Results) -> None:
-        """Results first, so that whoever depends on them finds them; raises OSError where DATA takes no change."""
+        """Results first, so that whoever depends on them finds them; what would not is left for repair to push."""
         for attempt_id, folder in self.publish:
             results.publish(attempt_id, folder)
         try:
-            for plan_order, made in self.orders:
-                enqueue(transport, replace(plan_order, dataId=results.data_id), made)
+            found = list(self.orders)
             for plan_id, job_ids in self.ready.items():
                 with ledger.read() as db:
-                    found = orders(db, plan_id, job_ids)
-                if found is not None:
-                    enqueue(transport, replace(found[0], dataId=results.data_id), found[1])
+                    if (ordered := orders(db, plan_id, job_ids)) is not None:
+                        found.append(ordered)
+            for plan_order, made in found:
+                if complete := [(order, queue) for order, queue in made if not results.lacks(order.inputs)]:
+                    enqueue(transport, replace(plan_order, dataId=results.data_id), complete)
             if self.cancel:
                 transport.request_cancel(self.cancel)
             if self.accepted:

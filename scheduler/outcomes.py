@@ -14,7 +14,6 @@ from dcm_processor.transport import Report
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
 from scheduler.effects import Effects
 from scheduler.enqueue import result_folder
-from scheduler.progress import progress
 
 log = structlog.get_logger()
 
@@ -31,7 +30,7 @@ def take(db: Connection, report: Report, effects: Effects, *, now: float) -> Non
     attempt = found[0]
     state = AttemptState(attempt["state"])
     if report.kind == "started":
-        if state is AttemptState.QUEUED:
+        if state is AttemptState.QUEUED or (state is AttemptState.STARTED and attempt["worker"] is None):
             attempts.start(db, attempt, worker=report.worker, host=report.host, now=now)
         elif state is not AttemptState.STARTED:
             effects.cancel.append(report.attemptId)
@@ -39,10 +38,14 @@ def take(db: Connection, report: Report, effects: Effects, *, now: float) -> Non
     if state not in (AttemptState.QUEUED, AttemptState.STARTED):
         effects.accepted.append(report.attemptId)  # it ended before: sent twice, or a lost one that came back
         return
+    left_out: list[str] = []
+    outcome = Outcome.from_json(report.outcome, left_out.append)
+    if left_out:
+        log.warning("parts of an outcome cannot be, and are left out", attemptId=report.attemptId, parts=left_out)
     end(
         db,
         found,
-        Outcome.from_json(report.outcome),
+        outcome,
         effects,
         now=now,
         worker=report.worker,
@@ -60,7 +63,7 @@ def end(
     worker: str | None = None,
     host: str | None = None,
 ) -> None:
-    """End the current attempt of a job (`found` holds both), whoever says so, and take its plan on from there.
+    """End the current attempt of a job (`found` holds both), whoever says so; its study's plan is to be taken on.
 
     A lost one's worker may come back: it is asked to end what it runs.
     """
@@ -72,6 +75,8 @@ def end(
     state, reason = judgement.job, judgement.reason
     if not state.ended and not plans.is_active(db, job["plan_id"]):
         state, reason = JobState.SUPERSEDED, "superseded while it ran"
+    if state is not JobState.FINISHED and job["cancel_asked_at"] is not None:
+        state, reason = JobState.CANCELLED, "cancelled by hand"
     values: dict[str, Any] = {
         "exit_reason": outcome.exitReason,
         "error": _shortened(outcome.error, _LINE),
@@ -111,7 +116,7 @@ def end(
             "jobState": state,
         }
     )
-    progress(db, job["study_id"], effects, now=now)
+    effects.touched.append(job["study_id"])
 
 
 def _shortened(text: str | None, most: int) -> str | None:

@@ -4,14 +4,15 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing.connection import Connection
 
 import structlog
 from sqlalchemy import Connection as Database
 from sqlalchemy import RowMapping
 
-from dcm_processor.errors import DcmProcessorError
-from dcm_processor.ledger import Lease, Ledger, events, plans, studies
+from dcm_processor import identity
+from dcm_processor.errors import DcmProcessorError, ServiceError
+from dcm_processor.ledger import Lease, Ledger, attempts, events, plans, studies
+from dcm_processor.manifest import ALL, Fault
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from dcm_processor.transport import Transport
@@ -19,7 +20,7 @@ from dcm_processor.vocabulary import EventKind, JobState, StudyState
 from scheduler.adoption import adopt, rerun_jobs
 from scheduler.effects import Effects
 from scheduler.planning import Ending, Planned, PlanningChild, task_for
-from scheduler.progress import progress
+from scheduler.progress import deciding
 from scheduler.results import Results
 
 log = structlog.get_logger()
@@ -27,7 +28,7 @@ log = structlog.get_logger()
 PLANNERS = 4
 """Studies planned at the same time."""
 PLANNING_SECONDS = 600.0
-"""After which a planning child is taken to hang."""
+"""After which a planning child is taken to hang, beside what its callbacks may take."""
 PLANNING_FAILURES = 5
 """After which a study is given up as unplanned."""
 
@@ -46,9 +47,9 @@ class Planner:
         self._children: dict[str, tuple[PlanningChild, list[RowMapping]]] = {}
 
     @property
-    def connections(self) -> list[Connection]:
+    def bells(self) -> list[int]:
         """What becomes readable when a child is done."""
-        return [child.connection for child, _ in self._children.values()]
+        return [child.bell for child, _ in self._children.values()]
 
     def close(self) -> None:
         """End every child; their events stay as they are."""
@@ -59,7 +60,7 @@ class Planner:
     def handle(self, lease: Lease) -> None:
         """Deal with the events that are due: start planning, rerun jobs, cancel jobs."""
         with self._ledger.read() as db:
-            due = events.due(db, now=time.time())
+            due = events.due(db, now=time.time(), longest=_BACKOFF[-1])
         by_study: dict[str, list[RowMapping]] = defaultdict(list)
         for event in due:
             if (event["payload"] or {}).get("jobIds") is None:
@@ -75,23 +76,25 @@ class Planner:
     def collect(self, lease: Lease, readable: Sequence[object]) -> None:
         """Take in the plans of children that are done, and end those that hang."""
         for study_id, (child, found) in list(self._children.items()):
-            if child.connection in readable:
-                planned = child.result()
-            elif time.monotonic() - child.began > PLANNING_SECONDS:
-                child.end()
-                planned = Planned(Ending.FAILED, study_id, f"planning took more than {PLANNING_SECONDS:.0f} s")
-            else:
+            if child.bell not in readable and not child.late:
                 continue
+            planned = child.result()
+            child.end()
             del self._children[study_id]
-            result = self._deal(lease, found, partial(self._settle, planned, found))
+            result = self._deal(lease, found, partial(self._settle, planned, found, child.task.registry.faults))
             log.info("planning ended", studyId=study_id, ending=planned.ending, result=result)
 
     def _deal(self, lease: Lease, found: Sequence[RowMapping], action: Callable[[Database, Effects], str]) -> str:
         """Run `action` in one transaction and carry out what follows; events that no code of ours can deal with end."""
         effects, ids = Effects(), [event["event_id"] for event in found]
         try:
+            with deciding(self._ledger, lease, effects) as (db, own):
+                result = action(db, own)
+        except ServiceError as error:  # the services cannot be read: no fault of the study
+            result = str(error)
             with self._ledger.write(lease) as db:
-                result = action(db, effects)
+                events.put_off(db, ids, result, due_at=time.time() + _BACKOFF[1], counts=False)
+            return result
         except DcmProcessorError:
             raise
         except Exception as error:
@@ -100,7 +103,7 @@ class Planner:
             with self._ledger.write(lease) as db:
                 if events.put_off(db, ids, result, due_at=time.time() + _BACKOFF[-1], counts=True) >= PLANNING_FAILURES:
                     events.settle(db, ids, result, now=time.time())
-                    studies.set_state(db, found[0]["study_id"], StudyState.UNPLANNED, reason=result, now=time.time())
+                    _give_up(db, found[0]["study_id"], result, now=time.time())
             return result
         effects.carry_out(self._ledger, self._transport, self._results)
         return result
@@ -111,7 +114,7 @@ class Planner:
             result = _cancel(db, event["study_id"], job_ids, effects, now=now)
         else:
             result = rerun_jobs(db, event["study_id"], job_ids, self._store.load(), effects, now=now)
-            progress(db, event["study_id"], effects, now=now)
+            effects.touched.append(event["study_id"])
         events.settle(db, [event["event_id"]], result, now=now)
         return result
 
@@ -121,14 +124,21 @@ class Planner:
             latest = plans.latest(db, study_id)
             owners = studies.owners(db, study_id)
         planned = frozenset() if rerun or latest is None else frozenset({str(latest["revision"])})
+        try:
+            task = task_for(self._settings, self._store, study_id, owners, planned)
+        except ServiceError as error:
+            unavailable = Planned(Ending.UNAVAILABLE, study_id, str(error))
+            self._deal(lease, found, partial(self._settle, unavailable, found, ()))
+            return
         if latest is None:
             with self._ledger.write(lease) as db:
                 studies.set_state(db, study_id, StudyState.PLANNING, now=time.time())
-        task = task_for(self._settings, self._store, study_id, owners, planned)
-        self._children[study_id] = (PlanningChild(task), found)
+        self._children[study_id] = (PlanningChild(task, PLANNING_SECONDS), found)
 
-    def _settle(self, planned: Planned, found: Sequence[RowMapping], db: Database, effects: Effects) -> str:
-        """Put down what came of the planning; returns it in words."""
+    def _settle(
+        self, planned: Planned, found: Sequence[RowMapping], faults: Sequence[Fault], db: Database, effects: Effects
+    ) -> str:
+        """Put down what came of the planning; returns it in words. `faults` are those of the services it saw."""
         now = time.time()
         study_id, ids = planned.study_id, [event["event_id"] for event in found]
         latest = plans.latest(db, study_id)
@@ -139,7 +149,7 @@ class Planner:
                     planned,
                     why=_why(found),
                     selected=self._settings.HEADER_FIELDS,
-                    faults=[str(fault) for fault in self._store.load().faults],
+                    faults=[str(fault) for fault in faults],
                     wanted=_wanted(found),
                     effects=effects,
                     now=now,
@@ -148,6 +158,7 @@ class Planner:
             case Ending.UNCHANGED | Ending.OURS:
                 studies.remember_owners(db, study_id, planned.owners)
                 result = planned.reason
+                studies.set_unplanned(db, study_id, None)
                 if latest is None:
                     studies.set_state(db, study_id, StudyState.FINISHED, reason=result, now=now)
             case Ending.GONE:
@@ -164,27 +175,32 @@ class Planner:
                 reason = f"planning failed ({failures} of {PLANNING_FAILURES}): {planned.reason}"
                 due_at = now + _BACKOFF[min(failures, len(_BACKOFF)) - 1]
                 events.put_off(db, ids, reason, due_at=due_at, counts=True)
-                given_up = failures >= PLANNING_FAILURES
-                if latest is None:
-                    state = StudyState.UNPLANNED if given_up else StudyState.WAITING
-                    studies.set_state(db, study_id, state, reason=reason, now=now)
-                if not given_up:
+                if failures < PLANNING_FAILURES:
+                    if latest is None:
+                        studies.set_state(db, study_id, StudyState.WAITING, reason=reason, now=now)
                     return reason
+                _give_up(db, study_id, reason, now=now)
                 result = reason
         if latest is not None and planned.ending is not Ending.PLANNED:
-            progress(db, study_id, effects, now=now)  # the study stands where its plan stands
+            effects.touched.append(study_id)  # the study stands where its plan stands
         events.settle(db, ids, result, now=now)
         return result
 
 
-def _wanted(found: Sequence[RowMapping]) -> set[str] | None:
-    """The job names that reruns ask for; None where anything asks for all."""
+def _give_up(db: Database, study_id: str, why: str, *, now: float) -> None:
+    """The study's newest revision gets no plan; where a plan of an earlier one runs, it is said once that has ended."""
+    studies.set_unplanned(db, study_id, why)
+    active = plans.active(db, study_id)
+    if active is None or active["ended_at"] is not None:
+        studies.set_state(db, study_id, StudyState.UNPLANNED, reason=why, now=now)
+
+
+def _wanted(found: Sequence[RowMapping]) -> set[str]:
+    """The job names that reruns ask for, "*" for all; what only tells of the study's instances asks for none."""
     wanted: set[str] = set()
     for event in found:
-        names = (event["payload"] or {}).get("jobs")
-        if not names:
-            return None
-        wanted.update(names)
+        if event["kind"] == EventKind.RERUN:
+            wanted.update((event["payload"] or {}).get("jobs") or [ALL])
     return wanted
 
 
@@ -193,12 +209,17 @@ def _why(found: Sequence[RowMapping]) -> str:
 
 
 def _cancel(db: Database, study_id: str, job_ids: Sequence[str], effects: Effects, *, now: float) -> str:
-    """Jobs that have not started are cancelled now, running ones by their workers; returns it in words."""
+    """Jobs that have not started are cancelled now, running ones by their workers; returns it in words.
+
+    One that waits for a run of an earlier plan takes that with it.
+    """
     rows = plans.jobs_by_id(db, study_id, job_ids)
-    running = [f"{row['job_id']}-{row['attempt']}" for row in rows if row["state"] == JobState.STARTED]
-    effects.cancel.extend(running)
+    waited_for = [row["reused_from"] for row in rows if row["state"] == JobState.WAITING and row["reused_from"]]
+    running = [row for row in [*rows, *plans.jobs_by_id(db, study_id, waited_for)] if row["state"] == JobState.STARTED]
+    attempts.ask_cancel(db, [row["job_id"] for row in running], "cancelled by hand: its worker is to end it", now=now)
+    effects.cancel.extend(identity.attempt_id(row["job_id"], row["attempt"]) for row in running)
     not_started = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
     which = [row["job_id"] for row in rows if row["state"] in not_started]
     effects.unwanted.extend(plans.drop_attempts(db, which, JobState.CANCELLED, "cancelled by hand", now=now))
-    progress(db, study_id, effects, now=now)
+    effects.touched.append(study_id)
     return f"cancelled {len(which)}, asked the workers of {len(running)} to end"

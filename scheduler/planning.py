@@ -1,16 +1,20 @@
 """Planning one study, in a disposable child: headers, callbacks, plan. It reads Orthanc and writes nothing anywhere."""
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from dcm_processor import identity, process
 from dcm_processor.errors import (
@@ -21,12 +25,16 @@ from dcm_processor.errors import (
 )
 from dcm_processor.headers import SeriesSource, build_headers
 from dcm_processor.orthanc import Orthanc
-from dcm_processor.plan import Plan, PlannedJob, make_plan, order
+from dcm_processor.plan import Plan, PlannedJob, instances_of, make_plan, order
 from dcm_processor.registry import ServiceRegistry
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from scheduler.callbacks import run_callbacks
 
+log = structlog.get_logger()
+
+_WARD = 2.0
+"""Seconds that a new process for callbacks may take, one for each callback that hangs."""
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["scheduler.planning"])
 
@@ -50,7 +58,7 @@ class Ending(StrEnum):
     UNCHANGED = "unchanged"  # its revision has a plan
     OURS = "ours"  # it holds only what the platform itself stored
     GONE = "gone"
-    UNAVAILABLE = "unavailable"  # Orthanc does not answer: no fault of the study
+    UNAVAILABLE = "unavailable"  # Orthanc does not answer, services cannot be read …: no fault of the study
     FAILED = "failed"
 
 
@@ -84,12 +92,12 @@ def task_for(
     )
 
 
-def plan_study(task: PlanningTask) -> Planned:
-    """Plan it; never raises: what went wrong is in the result."""
+def plan_study(task: PlanningTask, needs: Callable[[float], object] = lambda _: None) -> Planned:
+    """Plan it; never raises: what went wrong is in the result. `needs` is told what the callbacks may take (s)."""
     try:
-        return _plan_study(task)
+        return _plan_study(task, needs)
     except StudyGoneError as error:
-        return Planned(Ending.GONE, task.study_id, str(error))
+        return _gone(task, str(error))
     except OrthancUnavailableError as error:
         reason = str(error)
         try:
@@ -99,12 +107,28 @@ def plan_study(task: PlanningTask) -> Planned:
         return Planned(Ending.FAILED, task.study_id, reason)
     except DcmProcessorError as error:
         return Planned(Ending.FAILED, task.study_id, str(error))
-    except Exception:  # noqa: BLE001 - the child's edge: the controller gets told, whatever it was
-        where = traceback.format_exc(limit=-5).replace("\0", "")
-        return Planned(Ending.FAILED, task.study_id, f"planning raised: {where}")
+    except Exception as error:  # noqa: BLE001 - the child's edge: the controller gets told, whatever it was
+        return Planned(Ending.FAILED, task.study_id, _where(error))
 
 
-def _plan_study(task: PlanningTask) -> Planned:
+def _gone(task: PlanningTask, reason: str) -> Planned:
+    """Something of the study is gone: the study, or an instance of it that somebody deleted meanwhile."""
+    try:
+        Orthanc.of(task.settings).study(task.study_id)
+    except StudyGoneError:
+        return Planned(Ending.GONE, task.study_id, reason)
+    except TransientError as error:
+        return Planned(Ending.UNAVAILABLE, task.study_id, str(error))
+    return Planned(Ending.FAILED, task.study_id, "instances were deleted while the study was read")
+
+
+def _where(error: Exception) -> str:
+    """What was raised, and where; without its message, which may hold the value of an element."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"planning raised {type(error).__name__} ({Path(place.filename).name}, line {place.lineno})"
+
+
+def _plan_study(task: PlanningTask, needs: Callable[[float], object]) -> Planned:
     orthanc = Orthanc.of(task.settings)
     study = orthanc.study(task.study_id)
     asked = {
@@ -122,43 +146,84 @@ def _plan_study(task: PlanningTask) -> Planned:
     sources = [SeriesSource(series_id, len(ids), orthanc.dataset(ids[0])) for series_id, ids in foreign.items()]
     selected = task.settings.HEADER_FIELDS
     headers = build_headers(study.patient_id, task.study_id, sources, selected)
-    outcomes = run_callbacks(
-        order(task.registry), headers, selected, dict(task.folders), task.settings.CALLBACK_TIMEOUT
-    )
+    jobs = order(task.registry)
+    needs(sum(len(instances_of(job, headers["seriesIds"])) for job in jobs) * (task.settings.CALLBACK_TIMEOUT + _WARD))
+    outcomes = run_callbacks(jobs, headers, selected, dict(task.folders), task.settings.CALLBACK_TIMEOUT)
     plan = make_plan(task.registry, headers["seriesIds"], outcomes)
     instances = {series_id: list(foreign[series_id]) for series_id in headers["seriesIds"]}
     return Planned(Ending.PLANNED, task.study_id, "", revision, headers, instances, asked, plan)
 
 
 class PlanningChild:
-    """A child that plans one study; its `connection` becomes readable when it is done or dead."""
+    """A child that plans one study; `bell` becomes readable when it is done or dead.
 
-    def __init__(self, task: PlanningTask) -> None:
-        self.study_id = task.study_id
-        self.began = time.monotonic()
-        self.connection, theirs = _context.Pipe(duplex=False)
-        self._process: BaseProcess = _context.Process(target=_child, args=(theirs, task), daemon=True)
-        self._process.start()
-        theirs.close()
+    A thread starts it and listens to it: a child, or the fork server, that stops in the middle of a word holds up
+    nobody else. Planning has `seconds` beside what its callbacks may take.
+    """
+
+    def __init__(self, task: PlanningTask, seconds: float) -> None:
+        self.task = task
+        self._seconds = seconds
+        self._until = time.monotonic() + seconds
+        self.bell, self._rope = os.pipe2(os.O_CLOEXEC)
+        self._ended = threading.Event()
+        self._process: BaseProcess | None = None
+        self._planned: Planned | None = None
+        threading.Thread(target=self._run, name=f"planning {task.study_id}", daemon=True).start()
+
+    @property
+    def late(self) -> bool:
+        """Whether it has had its time."""
+        return time.monotonic() > self._until
 
     def result(self) -> Planned:
-        """What came of it; a dead child gives a failure. Call when `connection` is readable."""
-        try:
-            planned: Planned = self.connection.recv()
-        except (EOFError, OSError):
-            self._process.join(5)
-            reason = f"the planning process ended with {self._process.exitcode} before it had a plan"
-            planned = Planned(Ending.FAILED, self.study_id, reason)
-        self.end()
-        return planned
+        """What came of it, once `bell` is readable; where it is not, it took too long."""
+        reason = f"planning took more than {self._seconds:.0f} s beside its callbacks"
+        return self._planned or Planned(Ending.FAILED, self.task.study_id, reason)
 
     def end(self) -> None:
-        """Make sure that nothing of it is left."""
-        self._process.join(1)
-        if self._process.is_alive():
+        """Have nothing of it left soon; never waits."""
+        self._ended.set()
+        self._kill()
+        os.close(self.bell)
+
+    def _kill(self) -> None:
+        if self._process is not None:
             self._process.kill()
-            self._process.join(5)
-        self.connection.close()
+
+    def _run(self) -> None:
+        try:
+            self._planned = self._listen()
+        except Exception as error:  # the thread's edge: a study's planning always ends
+            log.exception("a planning process could not be listened to", studyId=self.task.study_id)
+            self._planned = Planned(Ending.FAILED, self.task.study_id, _where(error))
+        finally:
+            os.close(self._rope)
+
+    def _listen(self) -> Planned:
+        ours, theirs = _context.Pipe(duplex=False)
+        child = _context.Process(target=_child, args=(theirs, self.task), daemon=True)
+        with ours:
+            try:
+                with theirs:
+                    child.start()
+            except OSError as error:
+                reason = f"no process for planning can be started: {error.strerror}"
+                return Planned(Ending.UNAVAILABLE, self.task.study_id, reason)
+            self._process = child
+            if self._ended.is_set():  # given up while it started
+                self._kill()
+            try:
+                while isinstance(said := ours.recv(), float):
+                    self._until = time.monotonic() + self._seconds + said
+            except (EOFError, OSError):
+                child.join(5)
+                reason = f"the planning process ended with {child.exitcode} before it had a plan"
+                said = Planned(Ending.FAILED, self.task.study_id, reason)
+        child.join(1)
+        self._kill()
+        planned: Planned = said
+        return planned
 
 
 def start_fork_server() -> None:
@@ -176,7 +241,7 @@ def _child(connection: Connection, task: PlanningTask) -> None:
     process.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    connection.send(plan_study(task))
+    connection.send(plan_study(task, connection.send))
 
 
 def explain(settings: Settings, study_id: str) -> dict[str, Any]:

@@ -1,18 +1,22 @@
 """One plan taken as far as it goes now: what may run, what never will, and what that makes of its study."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 
 from dcm_processor.advance import Node, advance
-from dcm_processor.ledger import attempts, plans, studies
+from dcm_processor.ledger import Lease, Ledger, attempts, plans, studies
 from dcm_processor.vocabulary import JobState, OnDependencyFailure, Stage, StudyState, Verdict
 from scheduler.effects import Effects
 from scheduler.enqueue import orders_of
 
 JobRow = Mapping[Any, Any]
+
+_CARRIED = "as in an earlier run"
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,20 @@ def apply(decision: Decision, jobs: Sequence[dict[str, Any]], *, now: float) -> 
         by_id[job_id].update(state=JobState.QUEUED, attempt=by_id[job_id]["attempt"] + 1)
 
 
+@contextmanager
+def deciding(ledger: Ledger, lease: Lease, effects: Effects) -> Iterator[tuple[Connection, Effects]]:
+    """A transaction of the leader, and what follows from it: that is added to `effects` once it is committed.
+
+    The plans of the studies it touched are taken on within it, each once.
+    """
+    own = Effects()
+    with ledger.write(lease) as db:
+        yield db, own
+        for study_id in dict.fromkeys(own.touched):
+            progress(db, study_id, own, now=time.time())
+    effects.add(own)
+
+
 def progress(db: Connection, study_id: str, effects: Effects, *, now: float) -> None:
     """Take the study's active plan on, in one transaction: skip what never will run, queue what may, end what ended.
 
@@ -55,19 +73,46 @@ def progress(db: Connection, study_id: str, effects: Effects, *, now: float) -> 
     plan = plans.active(db, study_id)
     if plan is None:
         return
-    rows = plans.jobs_of(db, plan["plan_id"])
+    rows = _taken_over(db, plans.jobs_of(db, plan["plan_id"]))
     decision = decide(rows, blocked=plans.predecessor_runs(db, study_id, plan["plan_id"]))
     attempts.skip(db, decision.skipped, now=now)
     ready = set(decision.ready)
     attempts.queue(db, [row for row in rows if row["job_id"] in ready], now=now)
-    studies.set_state(db, study_id, decision.study, reason=decision.reason, now=now)
+    state, reason = decision.study, decision.reason
+    if decision.ended and (unplanned := studies.unplanned(db, study_id)) is not None:
+        state, reason = StudyState.UNPLANNED, unplanned
+    studies.set_state(db, study_id, state, reason=reason, now=now)
     if decision.ended and plan["ended_at"] is None:
         plans.end(db, plan["plan_id"], now=now)
         effects.ended_plans.append(plan["plan_id"])
     if ready:
-        jobs = [dict(row) for row in rows]
-        apply(decision, jobs, now=now)
-        effects.orders.append(orders_of(plan, jobs, ready))
+        apply(decision, rows, now=now)
+        effects.orders.append(orders_of(plan, rows, ready))
+
+
+def carried(job: JobRow) -> str:
+    """The reason of a job that stands in another plan as it ended in its own."""
+    why = str(job["reason"] or job["job_id"])
+    return why if why.startswith(_CARRIED) else f"{_CARRIED}: {why}"
+
+
+def _taken_over(db: Connection, rows: Sequence[RowMapping]) -> list[dict[str, Any]]:
+    """The plan's jobs, after those that wait for a run of an earlier plan have taken over its end where it came.
+
+    One that finished, or was cancelled, is their end too; after any other they run themselves.
+    """
+    jobs = [dict(row) for row in rows]
+    waiting = [job for job in jobs if job["state"] == JobState.WAITING and job["reused_from"] is not None]
+    ends = plans.ended_among(db, [job["reused_from"] for job in waiting])
+    for job in waiting:
+        if (end := ends.get(job["reused_from"])) is None:
+            continue
+        values: dict[str, Any] = {"reused_from": None, "reason": None}
+        if end["state"] in (JobState.FINISHED, JobState.CANCELLED):
+            values = {key: end[key] for key in ("state", "started_at", "ended_at")} | {"reason": carried(end)}
+        attempts.set_job(db, job["job_id"], values)
+        job.update(values)
+    return jobs
 
 
 def _node(job: JobRow) -> Node:

@@ -10,10 +10,11 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -41,6 +42,7 @@ class Results:
         self._data = data
         self._arriving: set[str] = set()
         self._lock = threading.Lock()
+        self._unpublished: dict[str, str] = {}  # folder -> attempt whose output could not be put there
 
     @cached_property
     def data_id(self) -> str:
@@ -53,38 +55,60 @@ class Results:
     def publish(self, attempt_id: str, folder: str) -> None:
         """Rename the attempt's output to `folder` (relative to DATA), what was there aside; again is harmless.
 
-        A crash between the two renames leaves the output under its attempt, and `repair` does the rest.
+        A crash between the two renames leaves the output under its attempt, and `repair` does the rest; so it does
+        where the system refuses a rename, which is told once.
         """
-        made, place = self._data / ATTEMPTS / attempt_id, self._data / folder
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not _is_folder(made):
-            if not place.exists():
-                place.mkdir(parents=True)
-            return
-        if _is_folder(place):
-            aside = made.with_name(attempt_id + ASIDE)
-            if aside.exists():
-                remove(aside)
-            _move(place, aside)
-        _move(made, place)
+        try:
+            self._publish(self._data / ATTEMPTS / attempt_id, self._data / folder)
+        except OSError as error:
+            if folder not in self._unpublished:
+                what = "results cannot be put in their place; what depends on them waits until they can"
+                log.error(what, attemptId=attempt_id, folder=folder, why=error.strerror or type(error).__name__)
+            self._unpublished[folder] = attempt_id
+        else:
+            if folder in self._unpublished:
+                log.info("results are in their place now", attemptId=attempt_id, folder=folder)
+            self._unpublished.pop(folder, None)
 
-    def repair(self, ledger: Ledger) -> int:
-        """Publish what an interrupted controller accepted and did not publish; returns how many."""
+    def lacks(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether results are not in their place yet that stand among an order's `inputs`."""
+        folders = (each.values() if isinstance(each, Mapping) else (each,) for each in inputs.values())
+        return any(folder in self._unpublished for each in folders for folder in each)
+
+    def repair(self, ledger: Ledger) -> None:
+        """Publish what was accepted and not published: the controller was interrupted, or could not."""
         try:
             with os.scandir(self._data / ATTEMPTS) as entries:
                 folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
-            return 0
+            folders = []
         for entry in folders:
             if entry.name.endswith((PART, TRASH)) and _is_stale(Path(entry.path)):
                 remove(Path(entry.path))
         names = [entry.name for entry in folders if "." not in entry.name]
         with ledger.read() as db:
-            unpublished = attempts.finished_among(db, names)
-        for attempt_id, job in unpublished.items():
-            self.publish(attempt_id, result_folder(job))
-            log.info("published results that had been accepted, not published", jobId=job["job_id"])
-        return len(unpublished)
+            finished = attempts.finished_among(db, names)
+        unpublished = self._unpublished | {result_folder(job): attempt_id for attempt_id, job in finished.items()}
+        for folder, attempt_id in unpublished.items():
+            self.publish(attempt_id, folder)
+
+    def _publish(self, made: Path, place: Path) -> None:
+        self._make_way(made, place.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not _is_folder(made):
+            if not place.is_dir():
+                self._make_way(made, place)
+                place.mkdir()  # a worker that has no DATA of ours
+            return
+        if os.path.lexists(place):
+            _put_aside(made, place)
+        _move(made, place)
+
+    def _make_way(self, made: Path, folder: Path) -> None:
+        """Put aside what is no folder and stands where `folder`, or one that it lies in, is to be."""
+        for path in (*reversed(folder.relative_to(self._data).parents), folder.relative_to(self._data)):
+            if os.path.lexists(self._data / path) and not (self._data / path).is_dir():
+                _put_aside(made, self._data / path)
 
     # -- what workers of other hosts send
 
@@ -155,7 +179,19 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _move(folder: Path, to: Path) -> None:
-    """Rename a folder into another one, which takes the right to write to it; a job may have taken that away."""
-    folder.chmod(folder.stat().st_mode | 0o700)
-    folder.rename(to)
+def _put_aside(made: Path, path: Path) -> None:
+    """Have whatever stands in the way of `made` stand beside it; what stood there before goes."""
+    aside = made.with_name(made.name + ASIDE)
+    if _is_folder(aside):
+        remove(aside)
+    elif os.path.lexists(aside):
+        aside.unlink()
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    _move(path, aside)
+
+
+def _move(path: Path, to: Path) -> None:
+    """Rename; that of a folder into another one takes the right to write to it, which a job may have taken away."""
+    if _is_folder(path):
+        path.chmod(path.stat().st_mode | 0o700)
+    path.rename(to)

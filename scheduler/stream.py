@@ -41,7 +41,7 @@ class StreamReader(threading.Thread):
         return [self._entries.popleft() for _ in range(len(self._entries))]
 
     def again(self) -> None:
-        """What was taken could not be dealt with: have everything that is still in the stream come again."""
+        """What was taken could not be dealt with, or Redis counts anew: have all that is in the stream come again."""
         self._from_start.set()
 
     def close(self) -> None:
@@ -53,7 +53,7 @@ class StreamReader(threading.Thread):
             if self._from_start.is_set():
                 self._from_start.clear()
                 self._closed.wait(_PAUSE)
-                reports = "0"
+                reports, wake = "0", "$"
             try:
                 found = self._transport.read({REPORTS: reports, WAKE: wake}, block_ms=_BLOCK_MS)
             except TransportUnavailableError as error:

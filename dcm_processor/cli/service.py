@@ -1,6 +1,7 @@
 """`dcm-processor service`: works on the installation's files, whether anything runs or not."""
 
 import contextlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import click
 
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, local_time, printable, show_json, show_table
-from dcm_processor.errors import LedgerUnavailableError, TransportUnavailableError
+from dcm_processor.errors import LedgerUnavailableError, ServiceError, TransportUnavailableError
 from dcm_processor.manifest import Fault, JobSettings
 from dcm_processor.store import KEPT, SCRIPT, SCRIPT_NOT_RUN, InstalledService, Store
 from dcm_processor.vocabulary import JobState
@@ -74,10 +75,10 @@ def remove(name: str, target: Path | None, *, as_json: bool) -> None:
         place = store.backup(name, target) if target is not None else None
         store.remove(name)
         cancelled = ledger.cancel_service(name)
-    if cancelled:
-        _wake()
+    if cancelled.jobs:
+        _forget(cancelled.attempts)
     if as_json:
-        document = {"name": name, "removed": True, "cancelled": cancelled, "running": running}
+        document = {"name": name, "removed": True, "cancelled": cancelled.jobs, "running": running}
         show_json({**document, "backup": place and str(place)})
         return
     click.echo(f"service {name}: removed" + (f", backed up to {place}" if place else ""))
@@ -145,22 +146,26 @@ def _job(job: JobSettings) -> dict[str, Any]:
 
 
 def _delete_old_versions(store: Store, name: str) -> None:
-    """Delete what no plan needs any more; at the next install if the ledger cannot be asked now."""
+    """Delete what no plan needs any more; what cannot be done now, the controller does later."""
     [versions] = [each.versions for each in store.services() if each.name == name]
     if len(versions) <= KEPT + 1:
         return
     from dcm_processor.ledger import Ledger  # noqa: PLC0415 - the heaviest import here, and seldom needed
 
-    with contextlib.suppress(LedgerUnavailableError), contextlib.closing(Ledger(settings().database_url)) as ledger:
+    with (
+        contextlib.suppress(LedgerUnavailableError, ServiceError),
+        contextlib.closing(Ledger(settings().database_url)) as ledger,
+    ):
         store.collect(ledger.pinned())
 
 
-def _wake() -> None:
-    """Have the controller look at the ledger now; it will by its clock if it cannot be told, or is not running."""
+def _forget(attempt_ids: Sequence[str]) -> None:
+    """Have no worker start these, and the controller look at the ledger now; it does both by its clock if we cannot."""
     from dcm_processor.transport import Transport  # noqa: PLC0415 - only a removal with jobs waiting needs it
 
     with (
         contextlib.suppress(TransportUnavailableError),
         contextlib.closing(Transport(settings().redis_url)) as transport,
     ):
+        transport.forget_attempts(attempt_ids, acknowledge=False)
         transport.wake("service removed")

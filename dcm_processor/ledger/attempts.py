@@ -1,6 +1,7 @@
 """Jobs on their way: attempts queued, started and ended, and what that makes of their jobs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
@@ -9,6 +10,15 @@ from dcm_processor import identity
 from dcm_processor.ledger import plans
 from dcm_processor.ledger.schema import attempts, jobs
 from dcm_processor.vocabulary import AttemptState, JobState
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """How many jobs were cancelled, and their queued attempts: nobody waits for these any more."""
+
+    jobs: int
+    attempts: Sequence[str] = ()
+
 
 _UNENDED = (JobState.WAITING, JobState.QUEUED, JobState.STARTED, JobState.RETRYING)
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
@@ -21,7 +31,7 @@ _SET_ATTEMPT = update(attempts).where(attempts.c.attempt_id == bindparam("of_att
 _SET_JOB = update(jobs).where(jobs.c.job_id == bindparam("of_job"))
 
 
-def queue(db: Connection, rows: Sequence[RowMapping], *, now: float) -> list[str]:
+def queue(db: Connection, rows: Sequence[Mapping[Any, Any]], *, now: float) -> list[str]:
     """Give each of the jobs its next attempt, queued; returns the attempts' ids in the order given."""
     if not rows:
         return []
@@ -61,12 +71,29 @@ def finished_among(db: Connection, attempt_ids: Sequence[str]) -> dict[str, RowM
     return found
 
 
-def start(db: Connection, attempt: RowMapping, *, worker: str, host: str, now: float) -> None:
-    """A worker claimed the attempt."""
+def unended_among(db: Connection, attempt_ids: Sequence[str]) -> set[str]:
+    """Those of the attempts that are queued or started."""
+    found: set[str] = set()
+    for start in range(0, len(attempt_ids), 1000):
+        some = attempts.c.attempt_id.in_(attempt_ids[start : start + 1000])
+        states = attempts.c.state.in_((AttemptState.QUEUED, AttemptState.STARTED))
+        found.update(db.execute(select(attempts.c.attempt_id).where(some, states)).scalars())
+    return found
+
+
+def start(
+    db: Connection, attempt: RowMapping, *, worker: str | None = None, host: str | None = None, now: float
+) -> None:
+    """A worker claimed the attempt; which one is None as long as only the claim was seen."""
     db.execute(
         update(attempts)
         .where(attempts.c.attempt_id == attempt["attempt_id"])
-        .values(state=AttemptState.STARTED, started_at=now, worker=worker[:128], host=host[:128])
+        .values(
+            state=AttemptState.STARTED,
+            started_at=func.coalesce(attempts.c.started_at, now),
+            worker=worker and worker[:128],
+            host=host and host[:128],
+        )
     )
     db.execute(
         update(jobs)
@@ -83,6 +110,14 @@ def set_job(db: Connection, job_id: str, values: Mapping[str, Any]) -> None:
     db.execute(_SET_JOB, {**values, "of_job": job_id})
 
 
+def ask_cancel(db: Connection, ids: Sequence[str], reason: str, *, now: float) -> None:
+    """Running jobs are to be cancelled: none of them is tried again, however its attempt ends."""
+    for start in range(0, len(ids), 1000):  # a database takes so many parameters, not any number
+        db.execute(
+            update(jobs).where(jobs.c.job_id.in_(ids[start : start + 1000])).values(cancel_asked_at=now, reason=reason)
+        )
+
+
 def skip(db: Connection, skipped: Sequence[tuple[str, str]], *, now: float) -> None:
     """End jobs that will never run; `skipped` holds (job id, reason)."""
     if skipped:
@@ -94,18 +129,24 @@ def skip(db: Connection, skipped: Sequence[tuple[str, str]], *, now: float) -> N
         )
 
 
-def in_state(db: Connection, state: AttemptState, *, queued_before: float | None = None) -> Sequence[RowMapping]:
-    """Attempts in a state, each with its job's plan_id and queue."""
-    query = select(attempts, jobs.c.plan_id, jobs.c.queue).join(jobs, jobs.c.job_id == attempts.c.job_id)
+def in_state(db: Connection, state: AttemptState) -> Sequence[RowMapping]:
+    """Attempts in a state, each with its job's plan_id, queue and cancel_asked_at."""
+    query = select(attempts, jobs.c.plan_id, jobs.c.queue, jobs.c.cancel_asked_at).join(
+        jobs, jobs.c.job_id == attempts.c.job_id
+    )
     query = query.where(attempts.c.state == state)
-    if queued_before is not None:
-        query = query.where(attempts.c.queued_at <= queued_before)
     return db.execute(query.order_by(attempts.c.queued_at)).mappings().all()
 
 
 def retries_due(db: Connection, *, now: float) -> Sequence[RowMapping]:
     query = select(jobs).where(jobs.c.state == JobState.RETRYING, jobs.c.due_at <= now)
     return db.execute(query.order_by(jobs.c.due_at)).mappings().all()
+
+
+def retrying(db: Connection, *, after: float) -> Sequence[RowMapping]:
+    """Jobs whose next attempt is due later than that: job_id, due_at, settings."""
+    query = select(jobs.c.job_id, jobs.c.due_at, jobs.c.settings)
+    return db.execute(query.where(jobs.c.state == JobState.RETRYING, jobs.c.due_at > after)).mappings().all()
 
 
 def next_retry(db: Connection) -> float | None:
@@ -119,12 +160,11 @@ def count_unended(db: Connection, service: str) -> dict[str, int]:
     return {str(state): int(number) for state, number in db.execute(query.group_by(jobs.c.state))}
 
 
-def cancel_service(db: Connection, service: str, reason: str, *, now: float) -> int:
-    """Cancel the service's jobs that have not started; returns how many."""
+def cancel_service(db: Connection, service: str, reason: str, *, now: float) -> Cancelled:
+    """Cancel the service's jobs that have not started."""
     which = select(jobs.c.job_id).where(jobs.c.service == service, jobs.c.state.in_(_NOT_STARTED))
     ids = db.execute(which).scalars().all()
-    plans.drop_attempts(db, ids, JobState.CANCELLED, reason, now=now)
-    return len(ids)
+    return Cancelled(len(ids), plans.drop_attempts(db, ids, JobState.CANCELLED, reason, now=now))
 
 
 def pinned(db: Connection) -> set[tuple[str, str]]:

@@ -54,11 +54,14 @@ def meet(db: Connection, study_id: str, state: StudyState, *, now: float, reason
     return db.execute(_MEET[db.dialect.name], values).first() is not None
 
 
-def due(db: Connection, *, now: float, limit: int = 200) -> Sequence[RowMapping]:
-    """Events that wait to be dealt with, oldest first."""
+def due(db: Connection, *, now: float, longest: float, limit: int = 200) -> Sequence[RowMapping]:
+    """Events that wait to be dealt with, oldest first.
+
+    One that is put off for more than `longest` seconds is due: the clock was set back since.
+    """
     query = (
         select(events)
-        .where(events.c.handled_at.is_(None), events.c.due_at <= now)
+        .where(events.c.handled_at.is_(None), (events.c.due_at <= now) | (events.c.due_at > now + longest))
         .order_by(events.c.event_id)
         .limit(limit)
     )

@@ -2,12 +2,17 @@
 
 import os
 import socket
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from dcm_processor.errors import TransientError
 from dcm_processor.ledger.schema import leases
+
+LEADER = "controller"
+"""The lease of the one controller that leads."""
 
 _EPOCH = select(leases.c.epoch).where(leases.c.name == bindparam("of")).with_for_update(read=True)
 
@@ -25,18 +30,37 @@ class Lease:
     epoch: int
 
 
+class Watch:
+    """How long a lease has not been renewed, by the monotonic clock of who waits for it: other clocks may be set."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: tuple[int, float] | None = None
+        self._since = 0.0
+
+    def idle(self, epoch: int, expires_at: float) -> float:
+        """Seconds since a look first found the lease as it is now."""
+        if self._seen != (epoch, expires_at):
+            self._seen, self._since = (epoch, expires_at), self._clock()
+        return self._clock() - self._since
+
+
 def holder_of_this_process() -> str:
     """`<host>:<pid>:<start of the process>`, so that a successor on the same host sees a dead holder at once."""
     return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
 
 
-def acquire(db: Connection, name: str, holder: str, *, now: float, seconds: float) -> Lease | None:
-    """Take the lease if it is free, ran out, or its holder died on this host; None: somebody else leads."""
+def acquire(db: Connection, name: str, holder: str, watch: Watch, *, now: float, seconds: float) -> Lease | None:
+    """Take the lease if it is free, ran out, or its holder died on this host; None: somebody else leads.
+
+    It ran out as well where `watch`, which the caller keeps, did not see it renewed for so many seconds.
+    """
     row = db.execute(select(leases).where(leases.c.name == name).with_for_update()).mappings().one_or_none()
     if row is None:
         db.execute(insert(leases).values(name=name, holder=holder, epoch=1, expires_at=now + seconds))
         return Lease(name, holder, 1)
-    if row["holder"] != holder and row["expires_at"] > now and not _died_here(row["holder"]):
+    idle = watch.idle(row["epoch"], row["expires_at"])
+    if row["holder"] != holder and row["expires_at"] > now and idle < seconds and not _died_here(row["holder"]):
         return None
     epoch = row["epoch"] + 1
     db.execute(update(leases).where(leases.c.name == name).values(holder=holder, epoch=epoch, expires_at=now + seconds))
@@ -60,6 +84,11 @@ def check(db: Connection, lease: Lease) -> None:
     epoch = db.execute(_EPOCH, {"of": lease.name}).scalar_one_or_none()
     if epoch != lease.epoch:
         raise LeaseLostError(f"{lease.name}: epoch {lease.epoch} ended, {epoch} is in force")
+
+
+def keep_leader_out(db: Connection) -> None:
+    """Have the leader's transactions come before this one or after it, never beside it (SQLite knows no other way)."""
+    db.execute(select(leases.c.epoch).where(leases.c.name == LEADER).with_for_update()).all()
 
 
 def _died_here(holder: str) -> bool:

@@ -9,7 +9,8 @@ from sqlalchemy import Connection, text
 
 from dcm_processor.errors import LedgerUnavailableError
 from dcm_processor.ledger import attempts, engine, events, studies, views
-from dcm_processor.ledger.leases import Lease, check
+from dcm_processor.ledger.attempts import Cancelled
+from dcm_processor.ledger.leases import Lease, check, keep_leader_out
 from dcm_processor.ledger.views import Page
 from dcm_processor.vocabulary import EventKind, StudyState
 
@@ -112,11 +113,12 @@ class Ledger:
                 return {}
             raise
 
-    def cancel_service(self, service: str) -> int:
-        """Cancel every job of a service that has not started; returns how many. Running ones go on."""
+    def cancel_service(self, service: str) -> Cancelled:
+        """Cancel every job of a service that has not started; running ones go on. Redis is to forget the attempts."""
         if not self.count_unended(service):
-            return 0
+            return Cancelled(0)
         with self.write() as db:
+            keep_leader_out(db)
             return attempts.cancel_service(db, service, f"service {service} was removed", now=time.time())
 
     def pinned(self) -> set[tuple[str, str]]:

@@ -60,21 +60,22 @@ def next_run(db: Connection, study_id: str, revision: str) -> int:
     return int(db.execute(query).scalar_one() or 0) + 1
 
 
-def supersede(db: Connection, study_id: str, plan_id: str, *, now: float) -> list[str]:
+def supersede(db: Connection, study_id: str, plan_id: str, *, now: float) -> tuple[list[str], Sequence[str]]:
     """Make room for `plan_id`: what earlier plans of the study have not started never will be.
 
-    Returns their queued attempts, now unwanted. What runs there ends first (see `predecessor_runs`).
+    Returns their queued attempts, now unwanted, and the plans. What runs there ends first (see `predecessor_runs`).
     """
     older = select(jobs.c.job_id).where(jobs.c.study_id == study_id, jobs.c.state.in_(_NOT_STARTED))
     unwanted = drop_attempts(
         db, db.execute(older).scalars().all(), JobState.SUPERSEDED, f"superseded by {plan_id}", now=now
     )
-    db.execute(
+    before = db.execute(
         update(plans)
         .where(plans.c.study_id == study_id, plans.c.active)
         .values(active=False, ended_at=func.coalesce(plans.c.ended_at, now))
+        .returning(plans.c.plan_id)
     )
-    return unwanted
+    return unwanted, before.scalars().all()
 
 
 def add(db: Connection, plan: Mapping[str, Any], job_rows: Sequence[Mapping[str, Any]], *, now: float) -> None:
@@ -127,15 +128,34 @@ def jobs_by_id(db: Connection, study_id: str, job_ids: Collection[str]) -> Seque
     return db.execute(query).mappings().all()
 
 
+def ended_among(db: Connection, job_ids: Sequence[str]) -> dict[str, RowMapping]:
+    """Those of the jobs that have ended, by id."""
+    found: dict[str, RowMapping] = {}
+    for start in range(0, len(job_ids), 1000):  # a database takes so many parameters, not any number
+        query = select(jobs).where(jobs.c.job_id.in_(job_ids[start : start + 1000]), jobs.c.ended_at.is_not(None))
+        found |= {row["job_id"]: row for row in db.execute(query).mappings()}
+    return found
+
+
 def predecessor_runs(db: Connection, study_id: str, plan_id: str) -> bool:
     """Whether a job of an earlier plan of the study still runs."""
     return db.execute(_PREDECESSOR_RUNS, {"study": study_id, "plan": plan_id}).first() is not None
 
 
 def unended(db: Connection) -> Sequence[str]:
-    """Active plans that have not ended."""
-    query = select(plans.c.plan_id).where(plans.c.active, plans.c.ended_at.is_(None)).order_by(plans.c.created_at)
+    """Studies whose active plan has not ended."""
+    query = select(plans.c.study_id).where(plans.c.active, plans.c.ended_at.is_(None)).order_by(plans.c.created_at)
     return db.execute(query).scalars().all()
+
+
+def unended_among(db: Connection, plan_ids: Sequence[str]) -> set[str]:
+    """Those of the plans that are active and have not ended."""
+    found: set[str] = set()
+    for start in range(0, len(plan_ids), 1000):  # a database takes so many parameters, not any number
+        some = plans.c.plan_id.in_(plan_ids[start : start + 1000])
+        query = select(plans.c.plan_id).where(some, plans.c.active, plans.c.ended_at.is_(None))
+        found.update(db.execute(query).scalars())
+    return found
 
 
 def end(db: Connection, plan_id: str, *, now: float) -> None:

@@ -74,6 +74,7 @@ studies = Table(
     Column("changed_at", Float, nullable=False),
     Column("stable_due_at", Float),  # counts as stable then, should no StableStudy come (a NewInstance was seen)
     Column("active_plan_id", String(128)),
+    Column("unplanned", Text),  # why planning the newest revision was given up; None: it has its plan, or is to get one
     Column("study_instance_uid", String(64)),
     Column("study_date", String(16)),
     Column("modalities", String(64)),
@@ -156,6 +157,7 @@ jobs = Table(
     Column("transients", Integer, nullable=False, default=0),
     Column("losses", Integer, nullable=False, default=0),
     Column("due_at", Float),  # a retrying job's next attempt
+    Column("cancel_asked_at", Float),  # of a running job: it is not to be tried again, however its attempt ends
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("ended_at", Float),

@@ -10,6 +10,7 @@ from dcm_processor.ledger.schema import facts, series_owners, studies
 from dcm_processor.vocabulary import StudyState
 
 _SET_PLAN = update(studies).where(studies.c.study_id == bindparam("of_study"))
+_UNPLANNED = select(studies.c.unplanned).where(studies.c.study_id == bindparam("study"))
 _SET_STATE = _SET_PLAN.where(
     (studies.c.state != bindparam("other_than")) | studies.c.reason.is_distinct_from(bindparam("and_than"))
 )
@@ -30,9 +31,29 @@ def set_state(db: Connection, study_id: str, state: StudyState, *, now: float, r
     db.execute(_SET_STATE, {**values, "of_study": study_id, "other_than": state, "and_than": reason})
 
 
+def set_unplanned(db: Connection, study_id: str, why: str | None) -> None:
+    """Say why planning the study's newest revision was given up; None: that revision has its plan."""
+    db.execute(update(studies).where(studies.c.study_id == study_id).values(unplanned=why))
+
+
+def unplanned(db: Connection, study_id: str) -> str | None:
+    why: str | None = db.execute(_UNPLANNED, {"study": study_id}).scalar_one_or_none()
+    return why
+
+
 def expect_stable(db: Connection, study_id: str, due_at: float | None) -> None:
     """When a study that still grows counts as stable; None: it was said to be stable."""
     db.execute(update(studies).where(studies.c.study_id == study_id).values(stable_due_at=due_at))
+
+
+def expected_after(db: Connection, latest: float) -> bool:
+    """Whether a study counts as stable only later than that."""
+    return db.execute(select(studies.c.study_id).where(studies.c.stable_due_at > latest).limit(1)).first() is not None
+
+
+def expect_stable_before(db: Connection, latest: float) -> None:
+    """Have no study count as stable only later than that: the clock was set back since its due time was made."""
+    db.execute(update(studies).where(studies.c.stable_due_at > latest).values(stable_due_at=latest))
 
 
 def overdue(db: Connection, *, now: float, limit: int = 200) -> Sequence[str]:
@@ -65,6 +86,7 @@ def set_plan(
         {
             "of_study": study_id,
             "active_plan_id": plan_id,
+            "unplanned": None,
             "state": state,
             "reason": reason,
             "changed_at": now,

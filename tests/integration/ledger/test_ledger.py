@@ -69,7 +69,7 @@ def add_plan(ledger: Ledger, run: int, names: list[str], now: float = 100.0) -> 
             "headers": {"StudyDate": "20260101"}, "selected": ["*"], "instances": {"s1": ["i1", "i2"]}, "faults": None,
         }  # fmt: skip
         rows = [job_row(plan_id, name, position, created_at=now) for position, name in enumerate(names)]
-        unwanted = plans.supersede(db, STUDY, plan_id, now=now)
+        unwanted, _ = plans.supersede(db, STUDY, plan_id, now=now)
         plans.add(db, plan, rows, now=now)
         studies.set_plan(db, STUDY, plan_id, headers={}, state=StudyState.RUNNING, reason=None, now=now)
         return plan_id, unwanted
@@ -95,11 +95,11 @@ def test_an_event_makes_its_study_received_and_waits_to_be_dealt_with(ledger: Le
     assert second > first
     assert [item["state"] for item in ledger.studies().items] == [StudyState.RECEIVED]
     with ledger.write() as db:
-        due = events.due(db, now=time.time())
+        due = events.due(db, now=time.time(), longest=60)
         assert [event["event_id"] for event in due] == [first, second]
         events.settle(db, [first], "planned", now=5.0)
-        assert events.put_off(db, [second], "Orthanc is away", due_at=time.time() + 60, counts=True) == 1
-        assert events.due(db, now=time.time()) == []
+        assert events.put_off(db, [second], "Orthanc is away", due_at=time.time() + 50, counts=True) == 1
+        assert events.due(db, now=time.time(), longest=60) == []
 
 
 def test_a_known_study_that_is_announced_is_received(ledger: Ledger) -> None:
@@ -139,12 +139,12 @@ def test_events_recorded_at_once_by_many_are_all_there(ledger: Ledger) -> None:
 def test_only_one_leads_and_an_old_leader_can_write_nothing(ledger: Ledger) -> None:
     now = time.time()
     with ledger.write() as db:
-        first = leases.acquire(db, "controller", "elsewhere:1:1", now=now, seconds=15)
+        first = leases.acquire(db, "controller", "elsewhere:1:1", leases.Watch(), now=now, seconds=15)
     assert first is not None
     with ledger.write() as db:
-        assert leases.acquire(db, "controller", "other:2:2", now=now + 1, seconds=15) is None
+        assert leases.acquire(db, "controller", "other:2:2", leases.Watch(), now=now + 1, seconds=15) is None
     with ledger.write() as db:
-        second = leases.acquire(db, "controller", "other:2:2", now=now + 20, seconds=15)
+        second = leases.acquire(db, "controller", "other:2:2", leases.Watch(), now=now + 20, seconds=15)
     assert second == Lease("controller", "other:2:2", 2)
     with pytest.raises(LeaseLostError), ledger.write(first) as db:
         events.record(db, EventKind.STABLE, STUDY, None, now=now)
@@ -158,9 +158,47 @@ def test_a_leader_that_died_on_this_host_is_replaced_at_once(ledger: Ledger) -> 
     host = leases.holder_of_this_process().split(":", maxsplit=1)[0]
     now = time.time()
     with ledger.write() as db:
-        leases.acquire(db, "controller", f"{host}:999999999:1", now=now, seconds=15)
+        leases.acquire(db, "controller", f"{host}:999999999:1", leases.Watch(), now=now, seconds=15)
     with ledger.write() as db:
-        assert leases.acquire(db, "controller", leases.holder_of_this_process(), now=now, seconds=15) is not None
+        mine = leases.holder_of_this_process()
+        assert leases.acquire(db, "controller", mine, leases.Watch(), now=now, seconds=15) is not None
+
+
+def test_a_dead_leader_is_replaced_in_time_though_the_clock_was_set_back(ledger: Ledger) -> None:
+    """By what a waiter's own monotonic clock says of a lease that nobody renews, and of none that somebody does."""
+    ticks = [0.0]
+    watch = leases.Watch(lambda: ticks[0])
+
+    def wait(seconds: float, now: float) -> Lease | None:
+        ticks[0] += seconds
+        with ledger.write() as db:
+            return leases.acquire(db, "controller", "other:2:2", watch, now=now, seconds=15)
+
+    with ledger.write() as db:
+        first = leases.acquire(db, "controller", "elsewhere:1:1", leases.Watch(), now=1_000_000.0, seconds=15)
+    assert first is not None
+    assert wait(0, 1000.0) is None
+    assert wait(14, 1014.0) is None
+    with ledger.write(first) as db:
+        leases.renew(db, first, now=1_000_014.0, seconds=15)
+    assert wait(2, 1016.0) is None
+    assert wait(14.9, 1030.0) is None
+    assert wait(0.2, 1031.0) == Lease("controller", "other:2:2", 2)
+
+
+def test_what_was_put_off_is_not_put_off_for_longer_because_the_clock_was_set_back(ledger: Ledger) -> None:
+    event_id = ledger.record_event(EventKind.STABLE, STUDY)
+    hour = 3600
+    with ledger.write() as db:
+        events.put_off(db, [event_id], "later", due_at=time.time() + hour, counts=False)
+        assert [event["event_id"] for event in events.due(db, now=time.time(), longest=60)] == [event_id]
+        assert events.due(db, now=time.time(), longest=2 * hour) == []
+        studies.expect_stable(db, STUDY, 1000.0 + hour)
+        assert studies.expected_after(db, 1070.0)
+        studies.expect_stable_before(db, 1070.0)
+        assert not studies.expected_after(db, 1070.0)
+        assert studies.overdue(db, now=1069.0) == []
+        assert studies.overdue(db, now=1070.0) == [STUDY]
 
 
 def test_a_new_plan_supersedes_what_has_not_started_and_waits_for_what_runs(ledger: Ledger) -> None:
@@ -177,7 +215,7 @@ def test_a_new_plan_supersedes_what_has_not_started_and_waits_for_what_runs(ledg
     with ledger.read() as db:
         assert [job["state"] for job in plans.jobs_of(db, old)] == ["started", "superseded", "superseded"]
         assert plans.predecessor_runs(db, STUDY, new)
-        assert plans.unended(db) == [new]
+        assert plans.unended(db) == [STUDY]
     study = ledger.study(STUDY)
     assert study is not None
     assert [plan["planId"] for plan in study["plans"]] == [new, old]
@@ -215,6 +253,26 @@ def test_removing_a_service_cancels_what_has_not_started_and_nothing_else(ledger
     ledger.cancel_service("svc")
     with ledger.read() as db:
         assert [job["state"] for job in plans.jobs_of(db, plan_id)] == ["started", "cancelled"]
+
+
+def test_removing_a_service_comes_before_or_after_what_the_leader_does_never_beside_it(ledger: Ledger) -> None:
+    """What the leader queues at that very moment is cancelled too, its attempt among those that Redis is to forget."""
+    ledger.record_event(EventKind.STABLE, STUDY)
+    plan_id, _ = add_plan(ledger, 1, ["a", "b"])
+    with ledger.write() as db:
+        lease = leases.acquire(db, leases.LEADER, "elsewhere:1:1", leases.Watch(), now=time.time(), seconds=15)
+    cancelled: list[attempts.Cancelled] = []
+    removal = threading.Thread(target=lambda: cancelled.append(ledger.cancel_service("svc")))
+    with ledger.write(lease) as db:
+        rows = plans.jobs_of(db, plan_id)
+        removal.start()
+        removal.join(0.5)
+        assert cancelled == []
+        made = attempts.queue(db, rows, now=101.0)
+    removal.join(10)
+    assert [(each.jobs, sorted(each.attempts)) for each in cancelled] == [(2, sorted(made))]
+    with ledger.read() as db:
+        assert {job["state"] for job in plans.jobs_of(db, plan_id)} == {"cancelled"}
 
 
 def test_lists_are_paged_newest_first_and_searched(ledger: Ledger) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 import redis
 from rq import Queue
 from rq.serializers import JSONSerializer
@@ -17,9 +18,13 @@ from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from dcm_processor.transport import Order, Report, Transport
 from dcm_processor.vocabulary import EventKind, ExitReason
+from scheduler import controller, repair
 from scheduler.controller import Controller
+from tests.dicom import StudyFiles, make_study, upload
 from tests.servers import OrthancServer, ValkeyServer
 from tests.waiting import wait_until
+
+YES = "def applies(**kwargs):\n    return True\n"
 
 
 class Platform:
@@ -135,3 +140,18 @@ class HandWorker:
         (output / "result.txt").write_text(text)
         self.end(order.attemptId)
         return order
+
+
+def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have repair look often and wait little."""
+    monkeypatch.setattr(repair, "BLIND_AFTER", 1.0)
+    monkeypatch.setattr(repair, "QUEUED_GRACE", 0.5)
+    monkeypatch.setitem(controller.EVERY, "attempts", 0.2)
+    monkeypatch.setitem(repair.Repair.__init__.__kwdefaults__, "lost_after", 1.0)
+
+
+def send(orthanc: OrthancServer, folder: Path, **keywords: object) -> StudyFiles:
+    """Store a study of two series."""
+    study = make_study(folder, series=[{"Modality": "CT"}, {"Modality": "CT", "instances": 2}], **keywords)
+    upload(orthanc.url, orthanc.auth, study.files)
+    return study

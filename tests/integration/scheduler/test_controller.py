@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -11,41 +10,10 @@ import redis
 import requests
 
 from dcm_processor.vocabulary import EventKind, ExitReason
-from scheduler import controller, repair
-from tests.dicom import StudyFiles, make_study, upload
-from tests.integration.scheduler.platform import HandWorker, Platform
+from tests.dicom import make_study, upload
+from tests.integration.scheduler.platform import YES, HandWorker, Platform, hasten, send
 from tests.servers import OrthancServer, ValkeyServer
 from tests.waiting import wait_until
-
-YES = "def applies(**kwargs):\n    return True\n"
-
-
-@pytest.fixture
-def platform(tmp_path: Path, valkey: ValkeyServer, orthanc: OrthancServer) -> Iterator[Platform]:
-    with Platform(tmp_path / "base", valkey, orthanc, STABLE_AGE=1) as running:
-        wait_until(lambda: met(running), 20, "the controller met Orthanc")
-        yield running
-
-
-def met(platform: Platform) -> bool:
-    from dcm_processor.ledger import studies
-
-    with platform.ledger.read() as db:
-        return studies.fact(db, "orthanc") is not None
-
-
-def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have repair look often and wait little."""
-    monkeypatch.setattr(repair, "BLIND_AFTER", 1.0)
-    monkeypatch.setattr(repair, "QUEUED_GRACE", 0.5)
-    monkeypatch.setitem(controller.EVERY, "attempts", 0.2)
-    monkeypatch.setitem(repair.Repair.__init__.__kwdefaults__, "lost_after", 1.0)
-
-
-def send(orthanc: OrthancServer, folder: Path, **keywords: object) -> StudyFiles:
-    study = make_study(folder, series=[{"Modality": "CT"}, {"Modality": "CT", "instances": 2}], **keywords)
-    upload(orthanc.url, orthanc.auth, study.files)
-    return study
 
 
 def test_a_study_runs_its_jobs_in_order_and_publishes_their_results(

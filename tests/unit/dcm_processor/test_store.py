@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -499,6 +500,44 @@ def test_an_install_does_not_wait_for_ever(there: Installation, monkeypatch: pyt
     monkeypatch.setattr(version_links, "LOCK_SECONDS", 0.1)
     with links.locked(), pytest.raises(ServiceError, match="another process is changing the services"):
         there.store.install("temp", there.source("temp"))
+
+
+def test_old_versions_are_left_for_the_next_time_while_the_services_are_being_changed(there: Installation) -> None:
+    links = there.store._files
+    began = time.monotonic()
+    with links.locked(), pytest.raises(ServiceError, match="another process is changing the services"):
+        there.store.collect()
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root only: another user is needed")
+def test_what_root_installs_belongs_to_the_owner_of_the_services(there: Installation) -> None:
+    """After `sudo bash service.sh install` the platform, which is not root, changes and deletes as before."""
+    for folder in (there.registry, there.modules):
+        folder.mkdir()
+        os.chown(folder, 65534, 65534)
+    there.store.install("temp", there.source("temp"))
+    made = [path for folder in (there.registry, there.modules) for path in folder.rglob("*")]
+    assert len(made) > 8
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in made} == {(65534, 65534)}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root only: another user is needed")
+def test_a_lock_that_belongs_to_root_can_be_taken_all_the_same(there: Installation) -> None:
+    there.store.install("temp", there.source("temp"))
+    os.chown(there.registry / ".versions" / ".lock", 0, 0)
+    (there.registry / ".versions" / ".lock").chmod(0o644)
+    for parent in (there.base, *there.base.parents[:3]):
+        parent.chmod(0o755)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            os._exit(0 if there.store.collect() == [] else 2)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 CHANGES = ("fsync", "rename", "symlink", "unlink", "mkdir", "utime", "chmod")

@@ -1,5 +1,7 @@
 """What attempts share and what each sees of it (DESIGN 2, "Levels and dependencies")."""
 
+import json
+
 from dcm_processor.transport import PlanOrder, parse_report
 
 PLAN = PlanOrder(
@@ -19,7 +21,10 @@ def test_a_study_job_sees_series_jobs_by_series() -> None:
 
 
 def test_what_is_no_report_is_refused() -> None:
-    for entry in ({}, {"report": b"["}, {"report": b'{"kind": "started"}'}, {"report": b"7"}):
+    sent = {"kind": "started", "attemptId": "a-1", "claim": "c", "worker": "w", "host": "h"}
+    odd = [{"report": json.dumps(sent | part).encode()} for part in ({"kind": "x"}, {"attemptId": ["a"]}, {"host": 7})]
+    assert parse_report({"report": json.dumps(sent).encode()}).attemptId == "a-1"
+    for entry in ({}, {"report": b"["}, {"report": b'{"kind": "started"}'}, {"report": b"7"}, *odd):
         try:
             parse_report(entry)
         except (ValueError, TypeError):

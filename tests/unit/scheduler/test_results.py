@@ -55,8 +55,8 @@ def test_a_crash_between_the_two_renames_is_mended_by_publishing_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", crash_at_the_second)
-        with pytest.raises(OSError):  # noqa: PT011 - the crash itself
-            Results(data).publish(ATTEMPT, FOLDER)
+        Results(data).publish(ATTEMPT, FOLDER)
+    assert not place.exists()
     Results(data).publish(ATTEMPT, FOLDER)
     assert [path.name for path in place.iterdir()] == ["new.txt"]
 
@@ -64,6 +64,48 @@ def test_a_crash_between_the_two_renames_is_mended_by_publishing_again(
 def test_a_job_that_wrote_nothing_has_an_empty_folder(tmp_path: Path) -> None:
     Results(tmp_path).publish(ATTEMPT, FOLDER)
     assert list((tmp_path / FOLDER).iterdir()) == []
+
+
+@pytest.mark.parametrize("where", [FOLDER, "results/study", "results"])
+@pytest.mark.parametrize("what", ["file", "symlink to nothing", "pipe"])
+def test_whatever_stands_in_the_place_stands_aside(data: Path, where: str, what: str) -> None:
+    place = data / where
+    place.parent.mkdir(parents=True, exist_ok=True)
+    {"file": place.touch, "symlink to nothing": lambda: place.symlink_to("nowhere"), "pipe": lambda: os.mkfifo(place)}[
+        what
+    ]()
+    results = Results(data)
+    results.publish(ATTEMPT, FOLDER)
+    assert (data / FOLDER / "new.txt").read_text() == "new"
+    assert os.path.lexists(data / "attempts" / f"{ATTEMPT}.replaced")
+    assert not results.lacks({"job": FOLDER})
+
+
+def test_a_symlink_to_a_folder_is_replaced_and_not_followed(data: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (data / FOLDER).parent.mkdir(parents=True)
+    (data / FOLDER).symlink_to(elsewhere)
+    Results(data).publish(ATTEMPT, FOLDER)
+    assert list(elsewhere.iterdir()) == []
+    assert not (data / FOLDER).is_symlink()
+
+
+def test_what_cannot_be_published_is_known_until_it_can(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mount point, or another file system: the system's word is final, for these results alone."""
+
+    def refuse(*_: object) -> Path:
+        raise OSError(18, "Invalid cross-device link")
+
+    results = Results(data)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        results.publish(ATTEMPT, FOLDER)
+    assert results.lacks({"other": "results/study/other", "job": FOLDER})
+    assert results.lacks({"job": {"s1": "results/study/job/s1", "s2": FOLDER}})
+    assert not results.lacks({"other": "results/study/other"})
+    results.publish(ATTEMPT, FOLDER)
+    assert not results.lacks({"job": FOLDER})
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="as root only: another user is needed")

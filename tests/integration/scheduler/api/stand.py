@@ -78,7 +78,7 @@ class Installation:
     def events(self, *studies: str) -> list[dict[str, Any]]:
         """Every event that waits for the controller, oldest first; with arguments only those of these studies."""
         with self.ledger.read() as db:
-            found = [dict(row) for row in events.due(db, now=time.time() + 1, limit=10_000)]
+            found = [dict(row) for row in events.due(db, now=time.time() + 1, longest=60, limit=10_000)]
         return [event for event in found if not studies or event["study_id"] in studies]
 
     def study(self, number: int, state: StudyState = StudyState.FINISHED, **elements: Any) -> str:

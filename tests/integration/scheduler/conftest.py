@@ -1,0 +1,23 @@
+"""A platform whose controller runs and has met Orthanc."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dcm_processor.ledger import studies
+from tests.integration.scheduler.platform import Platform
+from tests.servers import OrthancServer, ValkeyServer
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def platform(tmp_path: Path, valkey: ValkeyServer, orthanc: OrthancServer) -> Iterator[Platform]:
+    with Platform(tmp_path / "base", valkey, orthanc, STABLE_AGE=1) as running:
+        wait_until(lambda: _met(running), 20, "the controller met Orthanc")
+        yield running
+
+
+def _met(platform: Platform) -> bool:
+    with platform.ledger.read() as db:
+        return studies.fact(db, "orthanc") is not None

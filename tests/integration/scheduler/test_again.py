@@ -1,0 +1,143 @@
+"""What runs again, and what does not, when a study grew or somebody asks for a rerun."""
+
+from pathlib import Path
+
+import pytest
+
+from dcm_processor.vocabulary import EventKind, ExitReason
+from tests.dicom import StudyFiles, make_study, upload
+from tests.integration.scheduler.platform import YES, HandWorker, Platform, send
+from tests.servers import OrthancServer
+from tests.waiting import wait_until
+
+TWO = [{"jobName": "a"}, {"jobName": "b"}]
+
+
+def rerun(platform: Platform, study: StudyFiles, payload: dict[str, list[str]] | None = None) -> None:
+    """Ask for it, and wait for the plan that comes of it."""
+    before = len(platform.study(study.study_id)["plans"])
+    platform.ledger.record_event(EventKind.RERUN, study.study_id, payload)
+    planned(platform, study, before + 1)
+
+
+def planned(platform: Platform, study: StudyFiles, plans: int) -> None:
+    platform.transport.wake("test")
+    wait_until(lambda: len(platform.study(study.study_id)["plans"]) == plans, 20, f"{plans} plans")
+
+
+def started(platform: Platform, study: StudyFiles, *names: str) -> None:
+    wait_until(lambda: all(platform.states(study.study_id)[name] == "started" for name in names), 10)
+
+
+def test_a_rerun_of_one_job_of_a_study_that_grew_runs_what_the_growth_touches_too(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    """The study is not yet stable again; when it is, its revision has a plan in which every job saw all instances."""
+    jobs = [*TWO, {"jobName": "once", "onUpdate": "ignore"}, {"jobName": "c", "dependsOn": "a", "onUpdate": "ignore"}]
+    platform.install("svc", jobs, YES, tmp_path / "source")
+    study = make_study(tmp_path / "study", series=[{"Modality": "CT", "instances": 3}])
+    upload(orthanc.url, orthanc.auth, study.files[:1])
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    for _ in jobs:
+        worker.run()
+    platform.wait_for(study.study_id, "finished")
+    upload(orthanc.url, orthanc.auth, study.files[1:])
+    rerun(platform, study, {"jobs": ["a"]})
+    again = [worker.run().jobName for _ in range(3)]
+    platform.wait_for(study.study_id, "finished")
+    assert sorted(again) == ["a", "b", "c"]
+    assert platform.jobs(study.study_id)["once"]["reusedFrom"]
+
+
+def test_a_rerun_of_one_job_stays_that_though_the_hook_comes_at_the_same_time(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    platform.install("svc", TWO, YES, tmp_path / "source")
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    worker.run(), worker.run()
+    platform.wait_for(study.study_id, "finished")
+    platform.stop()
+    platform.ledger.record_event(EventKind.STABLE, study.study_id)
+    platform.ledger.record_event(EventKind.RERUN, study.study_id, {"jobs": ["a"]})
+    platform.start()
+    planned(platform, study, 2)
+    assert platform.states(study.study_id) == {"a": "queued", "b": "finished"}
+
+
+def test_a_rerun_of_a_whole_study_that_grew_runs_everything(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    platform.install("svc", [{"jobName": "a", "onUpdate": "ignore"}], YES, tmp_path / "source")
+    study = make_study(tmp_path / "study", series=[{"Modality": "CT", "instances": 2}])
+    upload(orthanc.url, orthanc.auth, study.files[:1])
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    worker.run()
+    platform.wait_for(study.study_id, "finished")
+    upload(orthanc.url, orthanc.auth, study.files[1:])
+    rerun(platform, study)
+    assert worker.run().jobName == "a"
+
+
+@pytest.mark.parametrize("end", [ExitReason.DONE, ExitReason.EXCEPTION, ExitReason.LOST])
+def test_a_rerun_takes_over_what_runs_beside_it_and_runs_it_only_if_that_does_not_finish(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path, end: ExitReason
+) -> None:
+    platform.install("svc", TWO, YES, tmp_path / "source")
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    a, b = worker.start(), worker.start()
+    worker.end(a.attemptId, ExitReason.EXCEPTION, error="x")
+    wait_until(lambda: platform.states(study.study_id) == {"a": "failed", "b": "started"}, 10)
+    rerun(platform, study, {"jobIds": [a.jobId]})
+    rerun(platform, study, {"jobs": ["a"]})  # and once more: it is still that first run which is waited for
+    assert platform.jobs(study.study_id)["b"]["reusedFrom"] == b.jobId
+    assert platform.states(study.study_id) == {"a": "waiting", "b": "waiting"}
+    worker.end(b.attemptId, end)
+    again = [worker.run().jobName for _ in range(1 if end is ExitReason.DONE else 2)]
+    platform.wait_for(study.study_id, "finished")
+    assert sorted(again) == (["a"] if end is ExitReason.DONE else ["a", "b"])
+    ran = platform.jobs(study.study_id)["b"]
+    assert (ran["reusedFrom"], ran["attempt"]) == ((b.jobId, 0) if end is ExitReason.DONE else (None, 1))
+
+
+def test_what_growth_leaves_alone_is_not_run_twice_where_it_runs_right_now(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    jobs = [{"jobName": "once", "onUpdate": "ignore"}, {"jobName": "each", "level": "series"}]
+    platform.install("svc", jobs, YES, tmp_path / "source")
+    study = make_study(tmp_path / "study", series=[{"Modality": "CT", "instances": 1}] * 2)
+    upload(orthanc.url, orthanc.auth, study.files[:1])
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    first = [worker.start(), worker.start()]
+    started(platform, study, *platform.states(study.study_id))
+    upload(orthanc.url, orthanc.auth, study.files[1:])
+    platform.announce(study.study_id)
+    planned(platform, study, 2)
+    for order in first:
+        worker.end(order.attemptId)
+    new = worker.run()
+    platform.wait_for(study.study_id, "finished")
+    assert (new.jobName, new.seriesId in {order.seriesId for order in first}) == ("each", False)
+    assert set(platform.states(study.study_id).values()) == {"finished"}
+
+
+def test_the_reason_of_a_result_that_stands_does_not_grow_with_each_plan(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    platform.install("svc", [{"jobName": "a", "onUpdate": "ignore"}], YES, tmp_path / "source")
+    study = make_study(tmp_path / "study", series=[{"Modality": "CT", "instances": 3}])
+    upload(orthanc.url, orthanc.auth, study.files[:1])
+    platform.announce(study.study_id)
+    first = HandWorker(platform).run().jobId
+    platform.wait_for(study.study_id, "finished")
+    for number in (1, 2):
+        upload(orthanc.url, orthanc.auth, study.files[number : number + 1])
+        platform.announce(study.study_id)
+        planned(platform, study, number + 1)
+        assert platform.jobs(study.study_id)["a"]["reason"] == f"as in an earlier run: {first}"

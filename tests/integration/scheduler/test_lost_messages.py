@@ -1,0 +1,163 @@
+"""What Redis lost, or never took, is made again from the ledger and from what workers say next."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from dcm_processor.ledger import attempts
+from dcm_processor.transport import REPORTS
+from dcm_processor.vocabulary import EventKind, ExitReason
+from scheduler import controller
+from tests.integration.scheduler.platform import YES, HandWorker, Platform, hasten, send
+from tests.servers import OrthancServer, ValkeyServer
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def hasty(tmp_path: Path, valkey: ValkeyServer, orthanc: OrthancServer, monkeypatch: pytest.MonkeyPatch) -> Platform:
+    """A platform that looks after what is lost without long waits; its controller does not run yet."""
+    hasten(monkeypatch)
+    return Platform(tmp_path / "base", valkey, orthanc, STABLE_AGE=1)
+
+
+def claimed_unheard(platform: Platform, orthanc: OrthancServer, tmp_path: Path) -> tuple[str, str]:
+    """A study, and its attempt: claimed while the controller was away, the report that said so lost with Redis."""
+    platform.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    platform.start()
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    attempt_id = worker.pop()
+    platform.stop()
+    assert platform.transport.claim(worker.report(attempt_id))
+    platform.transport.redis.flushall()
+    platform.transport.announce(worker.report(attempt_id), 1)
+    assert platform.states(study.study_id) == {"a": "queued"}
+    return study.study_id, attempt_id
+
+
+def test_an_attempt_whose_start_nobody_heard_of_is_lost_when_its_worker_falls_silent(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    study_id, attempt_id = claimed_unheard(hasty, orthanc, tmp_path)
+    with hasty:
+        again = HandWorker(hasty).run()
+        assert (again.attemptId, again.attempt) == (attempt_id[:-1] + "2", 2)
+        hasty.wait_for(study_id, "finished")
+    assert [attempt["state"] for attempt in hasty.jobs(study_id)["a"]["attempts"]] == ["lost", "finished"]
+
+
+def test_an_attempt_whose_start_nobody_heard_of_runs_on_while_it_is_announced(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    study_id, attempt_id = claimed_unheard(hasty, orthanc, tmp_path)
+    worker = HandWorker(hasty)
+    with hasty:
+        wait_until(lambda: hasty.states(study_id) == {"a": "started"}, 10)
+        worker.end(attempt_id)
+        hasty.wait_for(study_id, "finished")
+    [attempt] = hasty.jobs(study_id)["a"]["attempts"]
+    assert (attempt["state"], attempt["worker"], attempt["host"]) == ("finished", "hand", "here")
+
+
+def test_redis_keeps_nothing_of_what_has_ended_or_was_superseded(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    """A plan's key holds headers; logs' keys go by themselves."""
+    hasty.install("svc", [{"jobName": "a"}, {"jobName": "b", "dependsOn": "a"}], YES, tmp_path / "source")
+    with hasty:
+        study = send(orthanc, tmp_path / "study")
+        hasty.announce(study.study_id)
+        worker = HandWorker(hasty)
+        running = worker.start()
+        hasty.transport.send_log(running.attemptId, 0, b"a line")
+        wait_until(lambda: hasty.states(study.study_id).get("a") == "started", 10)
+        hasty.ledger.record_event(EventKind.RERUN, study.study_id)
+        hasty.transport.wake("test")
+        wait_until(lambda: len(hasty.study(study.study_id)["plans"]) == 2, 10)
+        wait_until(lambda: not held(hasty, "plan"), 10, "the superseded plan's key is gone")
+        worker.end(running.attemptId)
+        worker.run(), worker.run()
+        hasty.wait_for(study.study_id, "finished")
+        wait_until(lambda: not held(hasty, "plan", "order", "claim", "announced"), 10)
+        wait_until(lambda: hasty.transport.log_received(running.attemptId) == 6, 10)
+    remaining = [key for key in held(hasty, "") if hasty.transport.redis.ttl(key) == -1]
+    assert remaining == ["dcmproc:logs", "dcmproc:marker", "dcmproc:reports", "dcmproc:wake"]
+
+
+def test_what_redis_should_have_forgotten_it_forgets_later(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was away, or has been put back; whoever still runs what has ended is asked to end it."""
+    monkeypatch.setitem(controller.EVERY, "keys", 0.2)
+    hasty.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    with hasty:
+        study = send(orthanc, tmp_path / "study")
+        hasty.announce(study.study_id)
+        worker = HandWorker(hasty)
+        attempt_id = worker.pop()
+        order, plan = hasty.transport.order(attempt_id) or pytest.fail("no order")
+        assert hasty.transport.claim(worker.report(attempt_id))
+        worker.end(attempt_id)
+        hasty.wait_for(study.study_id, "finished")
+        wait_until(lambda: not held(hasty, "plan", "order", "claim", "announced"), 10)
+        hasty.transport.put_orders(plan, [order])
+        hasty.transport.announce(worker.report(attempt_id), 7)
+        wait_until(lambda: not held(hasty, "plan", "order", "claim", "announced"), 10)
+        assert hasty.transport.announce(worker.report(attempt_id), 8), "whoever runs it is to end it"
+
+
+def test_what_is_queued_or_runs_is_not_forgotten(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(controller.EVERY, "keys", 0.05)
+    hasty.install("svc", [{"jobName": "a"}, {"jobName": "b"}], YES, tmp_path / "source")
+    with hasty:
+        study = send(orthanc, tmp_path / "study")
+        hasty.announce(study.study_id)
+        worker = HandWorker(hasty)
+        running, queued = worker.start(), worker.pop()
+        for count in range(10):
+            assert not hasty.transport.announce(worker.report(running.attemptId), count)
+            assert hasty.transport.order(queued) is not None
+            assert hasty.transport.claimed([running.attemptId]) == {running.attemptId: True}
+            time.sleep(0.05)  # what is tested is that nothing happens
+
+
+def test_reports_are_read_though_redis_was_emptied_and_its_clock_set_back(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    """The new stream counts from where the old one had been long ago."""
+    hasty.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    with hasty:
+        hasty.transport.redis.xadd(REPORTS, {"report": "7"}, id="9999999999999-0")
+        wait_until(lambda: hasty.transport.backlog(REPORTS) == 0, 10, "it was read, and dropped")
+        hasty.transport.redis.flushall()
+        study = send(orthanc, tmp_path / "study")
+        hasty.announce(study.study_id)
+        HandWorker(hasty).run()
+        hasty.wait_for(study.study_id, "finished")
+
+
+def test_a_retry_is_not_put_off_for_longer_because_the_clock_was_set_back(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(controller.EVERY, "clocks", 0.2)
+    hasty.install("svc", [{"jobName": "a", "retry": {"max": 1, "interval": [1]}}], YES, tmp_path / "source")
+    with hasty:
+        study = send(orthanc, tmp_path / "study")
+        hasty.announce(study.study_id)
+        worker = HandWorker(hasty)
+        order = worker.start()
+        worker.end(order.attemptId, ExitReason.EXCEPTION, error="x")
+        wait_until(lambda: hasty.states(study.study_id) == {"a": "retrying"}, 10)
+        with hasty.ledger.write() as db:
+            attempts.set_job(db, order.jobId, {"due_at": time.time() + 3600})
+        assert worker.run().attempt == 2
+
+
+def held(platform: Platform, *kinds: str) -> list[str]:
+    """Redis's keys of ours, of these kinds."""
+    names = (str(key.decode()) for key in platform.transport.redis.keys("dcmproc:*"))  # type: ignore[union-attr]
+    return sorted(name for name in names if name.startswith(tuple(f"dcmproc:{kind}" for kind in kinds)))
