@@ -1,6 +1,7 @@
 """To be killed at any step, without a process that dies: an exception before the n-th line that runs."""
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -26,12 +27,24 @@ def killed_at(step: int, act: Callable[[], object], *modules: ModuleType) -> boo
                 raise Killed
         return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        act()
-    except Killed:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
+    # In a thread of its own: where a trace function raises within an `except`, Python 3.11 goes on as if that exception
+    # were still being handled, and every later one in the thread would have it as its context.
+    ends: list[BaseException | None] = []
+
+    def run() -> None:
+        sys.settrace(trace)
+        try:
+            act()
+            ends.append(None)
+        except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
+            ends.append(error)
+        finally:
+            sys.settrace(None)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    (end,) = ends
+    if end is not None and not isinstance(end, Killed):
+        raise end
+    return end is not None
