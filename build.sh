@@ -16,6 +16,7 @@ if [[ -n $wheels ]]; then # they become a part of the build's context
   cp -rL "$wheels" "$checkout/.wheels"
 fi
 compose build "$@"
+if (($#)) && [[ ${!#} != -* ]]; then exit; fi # some of ours alone
 others=(orthanc redis)
 [[ $(setting DATABASE_URL) != *@postgres[:/]* ]] || others+=(postgres)
 compose pull --policy missing --quiet "${others[@]}"

@@ -126,7 +126,9 @@ class ContainerStack:
 
     def containers(self, service: str) -> list[str]:
         """Ids of a service's containers that run."""
-        return self.compose("ps", "--quiet", service).stdout.split()
+        labels = {"project": self.settings["COMPOSE_PROJECT_NAME"], "service": service}
+        filters = [f"--filter=label=com.docker.compose.{key}={value}" for key, value in labels.items()]
+        return docker("ps", "--quiet", *filters).split()
 
     def inspect(self, container: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(docker("inspect", container))[0]
