@@ -3,6 +3,7 @@
 Compose starts and stops them; nothing here speaks to Docker.
 """
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -35,6 +36,7 @@ def prepare(settings: Settings) -> None:
     basedir.prepare(settings)
     _make_folders(settings, _MOUNTED)
     basedir.make_secret(settings.secrets / "postgres_password")
+    (settings.run / "passwd").write_text(f"dcmproc:x:{os.getuid()}:{os.getgid()}::/:\n")  # initdb wants its user's name
     basedir.put_private(settings.passfile, f"*:*:*:*:{settings.secret('postgres_password')}\n")
     certificate.make(settings.BASEDIR / "tls", settings.TLS_NAMES)
     server_files.write(settings)

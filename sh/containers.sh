@@ -38,11 +38,15 @@ compose() { # docker compose for this checkout, with the settings of .env and .e
   if ((${#compose_files[@]})) || [[ $base_file != docker-compose.yml ]]; then # else COMPOSE_FILE, or the one there is
     for file in "$checkout/$base_file" ${compose_files[@]+"${compose_files[@]}"}; do options+=(-f "$file"); done
   fi
-  [[ $(setting DATABASE_URL) != *@postgres[:/]* ]] || options+=(--profile postgres)
+  ! postgres_wanted || options+=(--profile postgres)
   if ((${#profiles[@]})); then
     for file in "${profiles[@]}"; do options+=(--profile "$file"); done
   fi
   BASEDIR=$(basedir) docker compose "${options[@]}" "$@"
+}
+
+postgres_wanted() { # where DATABASE_URL names the one of docker-compose.yml
+  [[ $(setting DATABASE_URL) == *@postgres[:/]* ]]
 }
 
 make_folder() { # for the user; Docker would make a missing folder as root

@@ -7,6 +7,8 @@ checkout=${checkout:?is set by the script that sources this}
 containers_up() {
   local running workers started='' arguments=(--detach --wait --wait-timeout 900)
   refuse_other_checkouts
+  ! postgres_wanted || ((DCMPROC_UID != 0)) ||
+    fail "PostgreSQL does not run as root; start as another user, with sudo where that user may not use Docker"
   make_folder "$(basedir)"
   want_images
   if [[ -n $workers_only ]]; then
@@ -69,7 +71,7 @@ prepare_worker_host() {
 explain_failure() {
   local service
   compose ps --all >&2 || true
-  for service in $(compose ps --all --format '{{.Service}} {{.State}} {{.Health}}' | awk '$2 != "running" || $3 == "unhealthy" {print $1}' | sort -u); do
+  for service in $(compose ps --all --format '{{.Service}} {{.State}} {{.Health}}' | awk '$2 != "running" || $3 != "healthy" {print $1}' | sort -u); do
     say "the end of the log of $service:"
     compose logs --no-color --tail 20 "$service" >&2 || true
   done

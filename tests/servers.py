@@ -258,10 +258,10 @@ class PostgresServer(Server):
     def stop(self, sig: int = signal.SIGINT) -> None:
         super().stop(sig)
 
-    def database(self) -> str:
+    def database(self, encoding: str = "UTF8") -> str:
         """The URL of a new, empty database."""
         self._databases += 1
         name = f"test_{self._databases}_{time.time_ns()}"
         with psycopg.connect(self.url().replace("+psycopg", ""), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+            connection.execute(f"CREATE DATABASE \"{name}\" ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
         return self.url(name)

@@ -55,7 +55,10 @@ def make_engine(url: str, *, busy_timeout: float) -> Engine:
             raise LedgerError(_UNREADABLE)
         return create_engine(
             parsed, hide_parameters=True, pool_pre_ping=True, pool_timeout=busy_timeout, **_JSON,
-            connect_args={"connect_timeout": max(2, int(busy_timeout)), "application_name": "dcm-processor"},
+            connect_args={
+                "connect_timeout": max(2, int(busy_timeout)), "application_name": "dcm-processor",
+                "client_encoding": "utf8",  # else psycopg hands out bytes where the database is SQL_ASCII
+            },
         )  # fmt: skip
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise LedgerError(f"DATABASE_URL cannot be used: {error}") from None
@@ -66,7 +69,8 @@ def make_engine(url: str, *, busy_timeout: float) -> Engine:
 def migrate(engine: Engine) -> None:
     """Bring the database to the schema of this code; harmless where it is there already.
 
-    Raises LedgerUnavailableError where the database does not answer, LedgerError where it is newer than this code.
+    Raises LedgerUnavailableError where the database does not answer, LedgerError where it is newer than this code or
+    cannot hold every text.
     """
     config = Config()
     config.set_main_option("script_location", "dcm_processor.ledger:migrations")
@@ -76,6 +80,8 @@ def migrate(engine: Engine) -> None:
             folder = Path(str(engine.url.database)).absolute().parent
             folder.mkdir(parents=True, exist_ok=True)
         with engine.connect().execution_options(write=True) as connection, connection.begin():
+            if engine.dialect.name == "postgresql":
+                _refuse_narrow_encoding(connection)
             revision = MigrationContext.configure(connection).get_current_revision()
             known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
             if revision is not None and revision not in known:
@@ -114,6 +120,15 @@ def _begin_sqlite(connection: Connection) -> None:
     """Writers take the lock at once: one that first reads and then writes could otherwise fail at the write."""
     write = connection.get_execution_options().get("write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _refuse_narrow_encoding(connection: Connection) -> None:
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    if encoding not in ("UTF8", "SQL_ASCII"):  # the latter keeps whatever it is given
+        raise LedgerError(
+            f"DATABASE_URL names a database in {encoding}, which cannot hold the text of every study; "
+            "make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
 
 
 def _refuse_network_file_system(path: Path) -> None:

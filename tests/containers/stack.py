@@ -42,7 +42,7 @@ class ContainerStack:
         ports = {key: str(free_port()) for key in ("DICOM_PORT", "ORTHANC_PORT", "DASHBOARD_PORT")}
         self.settings = {
             "BASEDIR": str(self.basedir),
-            "COMPOSE_PROJECT_NAME": f"dcmproc-test-{name}",
+            "COMPOSE_PROJECT_NAME": f"dcmproc-test-{os.getpid()}-{name}",  # one engine may test two checkouts at once
             "DICOM_BIND_ADDRESS": "127.0.0.1",
             "STABLE_AGE": "1",
             "SUDO_UID": str(OWNER),

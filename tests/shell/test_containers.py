@@ -54,9 +54,18 @@ def test_servers_of_somebody_else_are_not_started(bare: Checkout) -> None:
     assert {"orthanc=0", "redis=0"} <= set(up_call(bare))
 
 
+OURS = "postgresql+psycopg://dcmproc@postgres/dcmproc"
+
+
 def test_our_postgres_is_started_where_database_url_names_it(bare: Checkout) -> None:
-    bare.run("run.sh", **bare.with_docker(), DATABASE_URL="postgresql+psycopg://dcmproc@postgres/dcmproc")
+    bare.run("run.sh", **bare.with_docker(), DATABASE_URL=OURS, SUDO_UID="1234", SUDO_GID="1234")
     assert "--profile\tpostgres" in bare.docker_log.read_text()
+
+
+def test_our_postgres_is_not_started_as_root(bare: Checkout) -> None:
+    done = bare.run("run.sh", **bare.with_docker(), DATABASE_URL=OURS, SUDO_UID="0", SUDO_GID="0")
+    assert done.returncode == 1
+    assert "PostgreSQL does not run as root" in done.stderr
 
 
 def test_down_goes_by_what_runs_and_forgets_it(bare: Checkout) -> None:

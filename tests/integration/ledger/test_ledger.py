@@ -4,6 +4,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dcm_processor.ledger import Lease, LeaseLostError, Ledger, attempts, events
 from dcm_processor.ledger.engine import file_system
 from dcm_processor.ledger.schema import metadata
 from dcm_processor.vocabulary import AttemptState, EventKind, JobState, StudyState, Verdict
+from tests.servers import PostgresServer
 
 STUDY = "0a1b2c3d-0a1b2c3d-0a1b2c3d-0a1b2c3d-0a1b2c3d"
 
@@ -349,6 +351,19 @@ def test_a_password_that_breaks_the_databases_address_is_not_told(rest: str) -> 
     with pytest.raises(LedgerError, match="%40") as caught:
         Ledger(f"postgresql+psycopg://{rest}")
     assert "w0rd" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_database_without_an_encoding_keeps_every_text(postgres_server: PostgresServer) -> None:
+    """What initdb makes where no locale is set: psycopg handed out bytes, and the scheduler did not start."""
+    with closing(Ledger(postgres_server.database("SQL_ASCII"))) as ledger:
+        ledger.migrate()
+        with ledger.write() as connection:
+            assert connection.execute(text("SELECT '山田'")).scalar_one() == "山田"
+
+
+def test_a_database_that_cannot_hold_every_text_is_refused(postgres_server: PostgresServer) -> None:
+    with closing(Ledger(postgres_server.database("LATIN1"))) as ledger, pytest.raises(LedgerError, match="LATIN1"):
+        ledger.migrate()
 
 
 def test_sqlite_on_a_network_file_system_is_refused_naming_database_url(
