@@ -15,8 +15,7 @@ def test_a_study_runs_its_jobs_on_our_postgresql(make_stack: StackMaker, tmp_pat
     stack.send(study)
     stack.finished(study)
     (postgres,) = stack.containers("postgres")
-    count = docker(
-        "exec", postgres, "psql", "-U", "dcmproc", "-h", "/var/run/postgresql", "-Atc", "select count(*) from jobs"
-    )
+    query = 'PGPASSWORD=$(cat /run/secrets/postgres_password) psql -U dcmproc -Atc "select count(*) from jobs"'
+    count = docker("exec", postgres, "sh", "-c", query)
     assert int(count) == 2
     assert not (stack.basedir / "db" / "ledger.sqlite").exists()
