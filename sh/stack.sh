@@ -68,10 +68,12 @@ prepare_worker_host() {
     "$(setting WORKER_IMAGE)" dcm-processor containers prepare --workers-only
 }
 
-explain_failure() {
-  local service
+explain_failure() { # show what is not healthy; where all is, Compose has said what it did not take
+  local service sick
+  sick=$(compose ps --all --format '{{.Service}} {{.State}} {{.Health}}' | awk '$2 != "running" || $3 != "healthy" {print $1}' | sort -u) || true
+  [[ -n $sick ]] || fail "Docker Compose refused; \`bash run.sh --help\` shows what there is"
   compose ps --all >&2 || true
-  for service in $(compose ps --all --format '{{.Service}} {{.State}} {{.Health}}' | awk '$2 != "running" || $3 != "healthy" {print $1}' | sort -u); do
+  for service in $sick; do
     say "the end of the log of $service:"
     compose logs --no-color --tail 20 "$service" >&2 || true
   done

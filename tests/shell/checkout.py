@@ -23,6 +23,8 @@ case "$*" in
   'compose version') exit {compose} ;;
   version*) if (({engine})); then echo 'Cannot connect to the Docker daemon' >&2; exit 1; fi ;;
   *' config') echo 'name: checkout' ;;
+  *' up '*) exit "${{REFUSES:-0}}" ;;
+  *' ps --all --format '*) printf '%s' "${{SICK:-}}" ;;
   *'ps --quiet worker') printf '%s' "${{RUNNING:-}}" ;;
 esac
 """

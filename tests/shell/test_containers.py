@@ -68,6 +68,17 @@ def test_our_postgres_is_not_started_as_root(bare: Checkout) -> None:
     assert "PostgreSQL does not run as root" in done.stderr
 
 
+def test_what_compose_refuses_is_not_taken_for_a_stack_that_is_not_healthy(bare: Checkout) -> None:
+    docker = {**bare.with_docker(), "REFUSES": "1"}
+    refused = bare.run("run.sh", "--bogus", **docker)
+    sick = bare.run("run.sh", **docker, SICK="redis running healthy\nworker restarting \n")
+    assert (refused.returncode, sick.returncode) == (1, 1)
+    assert refused.stderr.splitlines() == ["run.sh: Docker Compose refused; `bash run.sh --help` shows what there is"]
+    assert "the end of the log of worker" in sick.stderr
+    assert "the log of redis" not in sick.stderr
+    assert "not everything became healthy" in sick.stderr
+
+
 def test_down_goes_by_what_runs_and_forgets_it(bare: Checkout) -> None:
     stack_json(bare, "containers")
     done = bare.run("run.sh", "--down", **bare.with_docker())
