@@ -61,6 +61,13 @@ class ContainerStack:
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 
+    def fresh(self) -> None:
+        """Up with four workers, no service installed."""
+        self.up("--scale", "worker=4")
+        for service in self.cli("service", "list"):
+            done = self.bash("service.sh", "remove", service["name"])
+            assert done.returncode == 0, done.stderr
+
     def down(self) -> None:
         done = self.bash("run.sh", "--down")
         assert done.returncode == 0, done.stdout + done.stderr

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tests.containers.conftest import StackMaker
 from tests.containers.stack import docker
+from tests.containers.test_promises import confined
 from tests.dicom import make_study
 
 
@@ -15,6 +16,7 @@ def test_a_study_runs_its_jobs_on_our_postgresql(make_stack: StackMaker, tmp_pat
     stack.send(study)
     stack.finished(study)
     (postgres,) = stack.containers("postgres")
+    confined(stack, postgres)
     query = 'PGPASSWORD=$(cat /run/secrets/postgres_password) psql -U dcmproc -Atc "select count(*) from jobs"'
     count = docker("exec", postgres, "sh", "-c", query)
     assert int(count) == 2

@@ -29,9 +29,21 @@ WRITABLE = {
 }
 
 
+@pytest.fixture(scope="module")
+def stack(session_stack: ContainerStack) -> ContainerStack:
+    """Looked at by every test, changed by none."""
+    session_stack.fresh()
+    return session_stack
+
+
 @pytest.mark.parametrize("service", SERVERS)
 def test_servers_are_the_user_s_own_and_confined(stack: ContainerStack, service: str) -> None:
     (container,) = stack.containers(service)
+    confined(stack, container)
+
+
+def confined(stack: ContainerStack, container: str) -> None:
+    """Every process of a container is its user's, without any right, on a root that nobody can write to."""
     for line in docker("exec", container, "sh", "-c", "cat /proc/[0-9]*/status").splitlines():
         key, _, value = line.partition(":\t")
         if key in ("Uid", "Gid"):
