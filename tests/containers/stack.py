@@ -81,7 +81,12 @@ class ContainerStack:
         assert done.returncode == 0, done.stderr
 
     def install(
-        self, name: str, jobs: Sequence[Mapping[str, Any]], work: str = WRITES, script: str | None = None
+        self,
+        name: str,
+        jobs: Sequence[Mapping[str, Any]],
+        work: str = WRITES,
+        script: str | None = None,
+        requirements: str = "",  # nothing: no minute is spent on a download
     ) -> subprocess.CompletedProcess[str]:
         source = self.folder / "services" / name
         shutil.rmtree(source, ignore_errors=True)
@@ -91,7 +96,7 @@ class ContainerStack:
         (source / "registry" / "settings.json").write_text(json.dumps(entries))
         (source / "registry" / "__init__.py").write_text(YES)
         (source / "module" / "__init__.py").write_text(textwrap.dedent(work))
-        (source / "module" / "requirements.txt").write_text("")  # nothing: no minute is spent on a download
+        (source / "module" / "requirements.txt").write_text(requirements)
         if script is not None:
             (source / "module" / "script.sh").write_text(script)
         done = self.bash("service.sh", "install", name, "-p", str(source))

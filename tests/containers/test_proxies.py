@@ -1,0 +1,197 @@
+"""Sites without a way out (docs/containers.md): builds of images and environments, script.sh and jobs behind a proxy that
+opens TLS; a mirror of PyPI that wants a password; a folder of wheels; a base image of one's own."""
+
+import json
+import os
+import shutil
+import subprocess
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dcm_processor.settings import CHECKOUT
+from tests.containers.proxy import IMAGE, Proxy
+from tests.containers.stack import ContainerStack, docker
+from tests.containers.tls_proxy import MIRROR_PASSWORD, PASSWORD
+from tests.dicom import make_study
+from tests.integration.worker.test_function import make_wheel
+
+PROJECT = "dcmproc-test-proxies"
+SCHEDULER, WORKER, BASE = (f"{PROJECT}-{name}" for name in ("scheduler", "worker", "base"))
+ALIAS = "proxy.test"
+NO_WAY_OUT = {host: "127.0.0.1" for host in ("pypi.org", "files.pythonhosted.org", "mirror.test")}
+SCRIPT = """\
+set -e
+sed -i 's,http://,https://,' $(ls /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null)
+apt-get -qq update
+apt-get -qq install -y --no-install-recommends hello
+python3 -m pip download --quiet --no-deps --dest /tmp/pip idna==3.10
+"""
+ASKS = """
+import pathlib, subprocess, urllib.request
+import six
+def work(output_dir, **kwargs):
+    subprocess.run(["hello"], check=True)
+    with urllib.request.urlopen("https://pypi.org/simple/by-a-job/") as answer:
+        answer.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def proxy(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    running = Proxy(tmp_path_factory.mktemp("proxy"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> "Site":
+    return Site(tmp_path / "checkout")
+
+
+class Site:
+    """A checkout whose builds reach no index but through a proxy."""
+
+    def __init__(self, folder: Path) -> None:
+        ignored = shutil.ignore_patterns(".git", ".venv", ".env.local", ".*_cache", "__pycache__", "basedir", "tests")
+        shutil.copytree(CHECKOUT, folder, ignore=ignored)
+        closed = {"build": {"extra_hosts": NO_WAY_OUT}}
+        (folder / "closed.yml").write_text(json.dumps({"services": {"scheduler": closed, "worker": closed}}))
+        self.folder = folder
+
+    def build(self, image: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        """What `bash build.sh` does with nothing in any cache."""
+        chosen = {
+            "COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_FILE": f"{self.folder}/docker-compose.yml:{self.folder}/closed.yml",
+            "SCHEDULER_IMAGE": SCHEDULER, "WORKER_IMAGE": WORKER, **settings,
+        }  # fmt: skip
+        (self.folder / ".env.local").write_text("".join(f"{key}={value}\n" for key, value in chosen.items()))
+        call = ["bash", "build.sh", "--no-cache", "--build-arg", f"BUILDKIT_CACHE_MOUNT_NS={self.folder}", image]
+        env = {key: value for key, value in os.environ.items() if key not in chosen}
+        return subprocess.run(call, cwd=self.folder, env=env, capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.fixture(scope="module")
+def worker_image(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Built through the proxy, from the mirror, on another base image; returns what build.sh printed."""
+    folder = tmp_path_factory.mktemp("behind")
+    (folder / "Dockerfile").write_text(f"FROM {IMAGE}\nLABEL base=another\n")
+    docker("build", "--quiet", "--tag", BASE, str(folder))
+    done = Site(folder / "checkout").build(
+        "worker", HTTP_PROXY=proxy.url(), HTTPS_PROXY=proxy.url(), EXTRA_CA_FILE=str(proxy.authority),
+        PIP_INDEX_URL=proxy.mirror, BASE_IMAGE=BASE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_an_image_is_built_through_the_proxy_from_a_mirror_on_another_base(proxy: Proxy, worker_image: str) -> None:
+    seen = proxy.seen()
+    for package in ("uv", "rq", "setuptools"):  # by pip; by uv; for the project itself
+        assert f"GET https://mirror.test/simple/{package}/ 200" in seen
+        assert [line for line in seen if line.startswith("GET https://files") and f"/{package}-" in line]
+    assert not [line for line in seen if "//pypi.org" in line]
+    assert docker("inspect", "--format", "{{.Config.Labels.base}}", WORKER).strip() == "another"
+
+
+def test_no_password_of_proxy_or_mirror_stays_in_the_image(worker_image: str) -> None:
+    told = worker_image + docker("inspect", WORKER) + docker("history", "--no-trunc", WORKER)
+    look = f"grep -rlE '{PASSWORD}|{MIRROR_PASSWORD}' /app /root /tmp /etc /var || true"
+    found = docker("run", "--rm", WORKER, "sh", "-c", look)
+    assert PASSWORD not in told
+    assert MIRROR_PASSWORD not in told
+    assert not found
+
+
+def test_an_image_is_built_from_a_folder_of_wheels_where_nothing_is_reached(
+    proxy: Proxy, worker_image: str, site: Site
+) -> None:
+    """The lock is the same for both images, so the folder holds what the proxy handed out for the other one."""
+    before = proxy.seen()
+    shutil.copytree(proxy.wheels, site.folder / "wheels of ours")
+    done = site.build("scheduler", WHEEL_DIR="./wheels of ours")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert proxy.seen() == before
+
+
+def test_a_build_that_does_not_trust_the_proxy_says_what_to_do(proxy: Proxy, site: Site) -> None:
+    done = site.build("worker", HTTP_PROXY=proxy.url(), HTTPS_PROXY=proxy.url())
+    assert done.returncode != 0
+    assert "name it by EXTRA_CA_FILE in .env.local" in done.stderr
+    assert [line for line in proxy.seen() if line.startswith("REFUSED pypi.org:443")]
+
+
+@pytest.fixture(scope="module")
+def stack(proxy: Proxy, worker_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerStack]:
+    """Its worker reaches the platform, and the proxy."""
+    folder = tmp_path_factory.mktemp("stack")
+    (folder / "closed.yml").write_text("services: {worker: {networks: !override {inside: {}}}}\n")
+    wheels = folder / "wheels"
+    wheels.mkdir()
+    make_wheel(wheels, "only_in_the_folder", "VALUE = 1\n")
+    made = ContainerStack(
+        folder, "proxies", WORKER_IMAGE=WORKER, COMPOSE_FILE=f"{CHECKOUT}/docker-compose.yml:{folder}/closed.yml",
+        HTTP_PROXY=proxy.url(ALIAS), HTTPS_PROXY=proxy.url(ALIAS), EXTRA_CA_FILE=str(proxy.authority),
+        WHEEL_DIR=str(wheels),
+    )  # fmt: skip
+    network = f"{made.settings['COMPOSE_PROJECT_NAME']}_inside"
+    made.up()
+    docker("network", "connect", "--alias", ALIAS, network, proxy.container)
+    yield made
+    docker("network", "disconnect", network, proxy.container)
+    made.down()
+
+
+def test_environments_scripts_and_jobs_use_the_proxy_and_trust_it(
+    proxy: Proxy, stack: ContainerStack, tmp_path: Path
+) -> None:
+    stack.install("asks", [{"jobName": "asks"}], ASKS, SCRIPT, "six==1.17.0\n")
+    study = make_study(tmp_path)
+    stack.send(study)
+    stack.finished(study, 240)
+    seen = proxy.seen()
+    assert "GET https://pypi.org/simple/six/ 200" in seen
+    assert "GET https://pypi.org/simple/idna/ 200" in seen
+    assert [line for line in seen if line.startswith("GET https://pypi.org/simple/by-a-job/")]
+    assert [line for line in seen if line.startswith("GET https://deb.debian.org/") and "/hello_" in line]
+    ours = ("orthanc", "scheduler", "redis")
+    assert not [line for line in seen if line.split()[1].removeprefix("http://").startswith(ours)]
+    stack.bash("service.sh", "remove", "asks")
+
+
+def test_what_the_folder_of_wheels_holds_is_asked_of_nobody(
+    proxy: Proxy, stack: ContainerStack, tmp_path: Path
+) -> None:
+    before = proxy.seen()
+    work = "import only_in_the_folder\ndef work(**kwargs):\n    assert only_in_the_folder.VALUE == 1\n"
+    stack.install("folder", [{"jobName": "folder"}], work, requirements="only-in-the-folder\n")
+    study = make_study(tmp_path)
+    stack.send(study)
+    stack.finished(study)
+    assert proxy.seen() == before
+    stack.bash("service.sh", "remove", "folder")
+
+
+def test_a_mirror_is_asked_with_its_password_and_nobody_hears_it(
+    proxy: Proxy, stack: ContainerStack, tmp_path: Path
+) -> None:
+    before = len(proxy.seen())
+    stack.settings["PIP_INDEX_URL"] = proxy.mirror
+    said = stack.up()
+    work = "import idna\ndef work(**kwargs):\n    assert idna.__version__ == '3.10'\n"
+    stack.install("mirrored", [{"jobName": "mirrored"}], work, requirements="idna==3.10\n")
+    stack.install("lacking", [{"jobName": "lacking"}], requirements="no-such-package-anywhere-at-all\n")
+    study = make_study(tmp_path)
+    stack.send(study)
+    found = stack.ended(study)
+    states = {job["jobName"]: job["state"] for job in found["plans"][0]["jobs"]}
+    assert states == {"mirrored": "finished", "lacking": "failed"}
+    seen = proxy.seen()[before:]
+    assert "GET https://mirror.test/simple/idna/ 200" in seen
+    assert not [line for line in seen if "//pypi.org" in line]
+    told = [said.stdout, said.stderr, json.dumps(found), docker("logs", *stack.containers("worker"))]
+    told += [file.read_text() for file in stack.basedir.rglob("*.log")]
+    assert len(told) > 6
+    assert not [text for text in told if MIRROR_PASSWORD in text or PASSWORD in text]
