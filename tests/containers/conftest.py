@@ -35,9 +35,7 @@ def session_stack(images: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def stack(session_stack: ContainerStack) -> ContainerStack:
     """Up with four workers, no service installed."""
     session_stack.up("--scale", "worker=4")
-    for service in session_stack.cli("service", "list"):
-        done = session_stack.bash("service.sh", "remove", service["name"])
-        assert done.returncode == 0, done.stderr
+    session_stack.remove_services()
     return session_stack
 
 

@@ -103,6 +103,11 @@ class ContainerStack:
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 
+    def remove_services(self) -> None:
+        for service in self.cli("service", "list"):
+            done = self.bash("service.sh", "remove", service["name"])
+            assert done.returncode == 0, done.stderr
+
     def ended(self, study: StudyFiles, seconds: float = 120) -> dict[str, Any]:
         """The study once all its jobs have ended."""
         return wait_until(lambda: self._ended(study), seconds, f"the jobs of {study.study_id}", every=0.5)
