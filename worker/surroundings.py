@@ -68,7 +68,7 @@ def of_script(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def make_ca_bundle(settings: Settings) -> None:
-    """Write the certificates that jobs and builds trust, this system's and those of EXTRA_CA_FILE, and apt.conf for them.
+    """Write what jobs and builds trust, this system's certificates and those of EXTRA_CA_FILE; and apt.conf for them.
 
     Raises OSError where EXTRA_CA_FILE cannot be read or BASEDIR not written.
     """

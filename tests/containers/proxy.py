@@ -25,7 +25,7 @@ class Proxy:
             "run", "--detach", "--rm", "--volume", f"{folder}:/proxy", "--volume", f"{program}:/tls_proxy.py:ro", IMAGE,
             "python3", "/tls_proxy.py",
         ).strip()  # fmt: skip
-        wait_until(lambda: (folder / "log").exists(), 30, "the proxy")
+        wait_until((folder / "log").exists, 30, "the proxy")
 
     def url(self, host: str | None = None) -> str:
         """With user and password; `host` is its name where it has one, else it is where builds of images reach it."""

@@ -1,11 +1,13 @@
-"""Sites without a way out (docs/containers.md): builds of images and environments, script.sh and jobs behind a proxy that
-opens TLS; a mirror of PyPI that wants a password; a folder of wheels; a base image of one's own."""
+"""Sites without a way out (docs/containers.md).
+
+Builds of images and environments, script.sh and jobs behind a proxy that opens TLS; a mirror of PyPI that wants a
+password; a folder of wheels; a base image of one's own.
+"""
 
 import json
 import os
 import shutil
 import subprocess
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,14 +16,14 @@ import pytest
 from dcm_processor.settings import CHECKOUT
 from tests.containers.proxy import IMAGE, Proxy
 from tests.containers.stack import ContainerStack, docker
-from tests.containers.tls_proxy import MIRROR_PASSWORD, PASSWORD
+from tests.containers.tls_proxy import HOSTS, MIRROR_PASSWORD, PASSWORD
 from tests.dicom import make_study
 from tests.integration.worker.test_function import make_wheel
 
 PROJECT = "dcmproc-test-proxies"
 SCHEDULER, WORKER, BASE = (f"{PROJECT}-{name}" for name in ("scheduler", "worker", "base"))
 ALIAS = "proxy.test"
-NO_WAY_OUT = {host: "127.0.0.1" for host in ("pypi.org", "files.pythonhosted.org", "mirror.test")}
+NO_WAY_OUT = dict.fromkeys(HOSTS, "127.0.0.1")
 SCRIPT = """\
 set -e
 sed -i 's,http://,https://,' $(ls /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null)
@@ -64,9 +66,12 @@ class Site:
     def build(self, image: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """What `bash build.sh` does with nothing in any cache."""
         chosen = {
-            "COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_FILE": f"{self.folder}/docker-compose.yml:{self.folder}/closed.yml",
-            "SCHEDULER_IMAGE": SCHEDULER, "WORKER_IMAGE": WORKER, **settings,
-        }  # fmt: skip
+            "COMPOSE_PROJECT_NAME": PROJECT,
+            "COMPOSE_FILE": f"{self.folder}/docker-compose.yml:{self.folder}/closed.yml",
+            "SCHEDULER_IMAGE": SCHEDULER,
+            "WORKER_IMAGE": WORKER,
+            **settings,
+        }
         (self.folder / ".env.local").write_text("".join(f"{key}={value}\n" for key, value in chosen.items()))
         call = ["bash", "build.sh", "--no-cache", "--build-arg", f"BUILDKIT_CACHE_MOUNT_NS={self.folder}", image]
         env = {key: value for key, value in os.environ.items() if key not in chosen}

@@ -44,7 +44,8 @@ def test_proxies_mirrors_and_authorities_of_env_reach_pip_and_uv(bare: Checkout,
     (bare.folder / ".env.local").write_text(
         "EXTRA_CA_FILE=ours.pem\nPIP_INDEX_URL=https://mirror.example.org/simple\nHTTPS_PROXY=http://proxy.example.org\n"
     )
-    shown = 'cat "$SSL_CERT_FILE" "$PIP_CERT" "$REQUESTS_CA_BUNDLE"; echo "$UV_DEFAULT_INDEX $PIP_INDEX_URL $HTTPS_PROXY"'
+    shown = 'cat "$SSL_CERT_FILE" "$PIP_CERT" "$REQUESTS_CA_BUNDLE"'
+    shown += '; echo "$UV_DEFAULT_INDEX $PIP_INDEX_URL $HTTPS_PROXY"'
     done = bare.bash(
         f"source sh/messages.sh; source sh/settings.sh; source sh/python.sh; (reach_the_net; {shown})",
         SSL_CERT_FILE=str(tmp_path / "system.pem"),

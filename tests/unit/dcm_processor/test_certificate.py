@@ -52,7 +52,7 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("there", ["server.crt", "server.key"])
 def test_half_of_a_pair_is_refused(tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("half\n")
-    with pytest.raises(SettingsError, match="only one of server.crt and server.key"):
+    with pytest.raises(SettingsError, match=r"only one of server\.crt and server\.key"):
         certificate.make(tmp_path, ["localhost"])
     assert [file.name for file in tmp_path.iterdir()] == [there]
 
