@@ -75,7 +75,8 @@ class Handler(BaseHTTPRequestHandler):
             (_FOLDER / "wheels" / Path(unquote(parts.path)).name).write_bytes(body)
         self._answer(url, answer.status, answer.getheaders(), body)
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def _answer(self, url: str, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         note(f"{self.command} {url} {status}")
