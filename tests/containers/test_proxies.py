@@ -10,10 +10,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dcm_processor.settings import CHECKOUT
+from tests.containers.conftest import StackMaker
 from tests.containers.proxy import IMAGE, Proxy
 from tests.containers.stack import ContainerStack, docker
 from tests.containers.tls_proxy import HOSTS, MIRROR_PASSWORD, PASSWORD
@@ -24,8 +26,17 @@ PROJECT = "dcmproc-test-proxies"
 SCHEDULER, WORKER, BASE = (f"{PROJECT}-{name}" for name in ("scheduler", "worker", "base"))
 ALIAS = "proxy.test"
 NO_WAY_OUT = dict.fromkeys(HOSTS, "127.0.0.1")
+CLOSED = f"""
+services:
+  worker: {{networks: !override {{inside: {{}}}}}}
+  worker-without:
+    extends: {{file: {CHECKOUT}/docker-compose.worker.yml, service: worker}}
+    networks: [inside]
+    environment: {{HTTP_PROXY: "", HTTPS_PROXY: "", PIP_INDEX_URL: "", WORKER_QUEUES: low}}
+"""
 SCRIPT = """\
 set -e
+[ -n "$https_proxy" ] || exit 0
 sed -i 's,http://,https://,' $(ls /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null)
 apt-get -qq update
 apt-get -qq install -y --no-install-recommends hello
@@ -38,6 +49,11 @@ def work(output_dir, **kwargs):
     subprocess.run(["hello"], check=True)
     with urllib.request.urlopen("https://pypi.org/simple/colorama/") as answer:
         answer.read()
+"""
+USES = """
+import only_in_the_folder
+def work(**kwargs):
+    assert only_in_the_folder.VALUE == 1
 """
 
 
@@ -129,18 +145,29 @@ def test_a_build_that_does_not_trust_the_proxy_says_what_to_do(proxy: Proxy, sit
     assert [line for line in proxy.seen() if line.startswith("REFUSED pypi.org:443")]
 
 
+def test_where_env_names_no_proxy_that_of_docker_s_own_configuration_holds(make_stack: StackMaker) -> None:
+    """Compose takes it from ~/.docker/config.json, unless an argument of the build says something, be it nothing."""
+    for env, passed in (({}, {}), ({"HTTPS_PROXY": "http://proxy:3128"}, {"HTTPS_PROXY": "http://proxy:3128"})):
+        stack = make_stack("proxies-config", **env)
+        stack.basedir.mkdir(parents=True, exist_ok=True)
+        services = json.loads(stack.compose("config", "--format", "json").stdout)["services"]
+        for service in ("scheduler", "worker"):
+            args = services[service]["build"]["args"]
+            assert {key: value for key, value in args.items() if key != "BASE_IMAGE"} == passed
+
+
 @pytest.fixture(scope="module")
-def closed_stack(proxy: Proxy, worker_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerStack]:
-    """Its worker reaches the platform, and the proxy."""
+def stack(proxy: Proxy, worker_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerStack]:
+    """One worker reaches the platform and the proxy; another, for the queue `low`, the platform alone."""
     folder = tmp_path_factory.mktemp("stack")
-    (folder / "closed.yml").write_text("services: {worker: {networks: !override {inside: {}}}}\n")
+    (folder / "closed.yml").write_text(CLOSED)
     wheels = folder / "wheels"
     wheels.mkdir()
     make_wheel(wheels, "only_in_the_folder", "VALUE = 1\n")
     made = ContainerStack(
         folder, "proxies", WORKER_IMAGE=WORKER, COMPOSE_FILE=f"{CHECKOUT}/docker-compose.yml:{folder}/closed.yml",
         HTTP_PROXY=proxy.url(ALIAS), HTTPS_PROXY=proxy.url(ALIAS), EXTRA_CA_FILE=str(proxy.authority),
-        WHEEL_DIR=str(wheels),
+        PIP_INDEX_URL=proxy.mirror, WHEEL_DIR=str(wheels), WORKER_QUEUES="high default medium",
     )  # fmt: skip
     network = f"{made.settings['COMPOSE_PROJECT_NAME']}_inside"
     try:
@@ -152,56 +179,41 @@ def closed_stack(proxy: Proxy, worker_image: str, tmp_path_factory: pytest.TempP
         made.down()
 
 
-@pytest.fixture
-def stack(closed_stack: ContainerStack) -> ContainerStack:
-    closed_stack.remove_services()
-    return closed_stack
+@pytest.fixture(scope="module")
+def jobs(stack: ContainerStack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """How the jobs of a study ended, by name."""
+    stack.install("asks", [{"jobName": "asks"}], ASKS, SCRIPT, "six==1.17.0\n")
+    stack.install("lacking", [{"jobName": "lacking"}], requirements="no-such-package-anywhere-at-all\n")
+    stack.install("folder", [{"jobName": "folder", "priority": "low"}], USES, requirements="only-in-the-folder\n")
+    study = make_study(tmp_path_factory.mktemp("study"))
+    stack.send(study)
+    return {job["jobName"]: job for job in stack.ended(study, 240)["plans"][0]["jobs"]}
 
 
 def test_environments_scripts_and_jobs_use_the_proxy_and_trust_it(
-    proxy: Proxy, stack: ContainerStack, tmp_path: Path
+    proxy: Proxy, jobs: dict[str, dict[str, Any]]
 ) -> None:
-    stack.install("asks", [{"jobName": "asks"}], ASKS, SCRIPT, "six==1.17.0\n")
-    study = make_study(tmp_path)
-    stack.send(study)
-    stack.finished(study, 240)
+    assert jobs["asks"]["state"] == "finished", jobs["asks"]
     seen = proxy.seen()
-    for package in ("six", "idna", "colorama"):  # the environment, the script, the job
-        assert f"GET https://pypi.org/simple/{package}/ 200" in seen
+    for url in ("mirror.test/simple/six/", "mirror.test/simple/idna/", "pypi.org/simple/colorama/"):
+        assert f"GET https://{url} 200" in seen  # the environment, the script, the job
     assert [line for line in seen if line.startswith("GET https://deb.debian.org/") and "/hello_" in line]
     assert not [line for line in seen for ours in ("orthanc", "scheduler", "redis") if f"//{ours}" in line]
 
 
-def test_what_the_folder_of_wheels_holds_is_asked_of_nobody(
-    proxy: Proxy, stack: ContainerStack, tmp_path: Path
+def test_an_environment_is_built_from_a_folder_of_wheels_where_nothing_is_reached(
+    proxy: Proxy, jobs: dict[str, dict[str, Any]]
 ) -> None:
-    before = proxy.seen()
-    work = "import only_in_the_folder\ndef work(**kwargs):\n    assert only_in_the_folder.VALUE == 1\n"
-    stack.install("folder", [{"jobName": "folder"}], work, requirements="only-in-the-folder\n")
-    study = make_study(tmp_path)
-    stack.send(study)
-    stack.finished(study)
-    assert proxy.seen() == before
+    assert jobs["folder"]["state"] == "finished", jobs["folder"]
+    assert not [line for line in proxy.seen() if "only" in line]
 
 
-def test_a_mirror_is_asked_with_its_password_and_nobody_hears_it(
-    proxy: Proxy, stack: ContainerStack, tmp_path: Path
+def test_the_passwords_of_mirror_and_proxy_are_told_to_nobody(
+    stack: ContainerStack, jobs: dict[str, dict[str, Any]]
 ) -> None:
-    before = len(proxy.seen())
-    stack.settings["PIP_INDEX_URL"] = proxy.mirror
-    said = stack.up()
-    work = "import idna\ndef work(**kwargs):\n    assert idna.__version__ == '3.10'\n"
-    stack.install("mirrored", [{"jobName": "mirrored"}], work, requirements="idna==3.10\n")
-    stack.install("lacking", [{"jobName": "lacking"}], requirements="no-such-package-anywhere-at-all\n")
-    study = make_study(tmp_path)
-    stack.send(study)
-    found = stack.ended(study)
-    states = {job["jobName"]: job["state"] for job in found["plans"][0]["jobs"]}
-    assert states == {"mirrored": "finished", "lacking": "failed"}
-    seen = proxy.seen()[before:]
-    assert "GET https://mirror.test/simple/idna/ 200" in seen
-    assert not [line for line in seen if "//pypi.org" in line]
-    told = [said.stdout, said.stderr, json.dumps(found), stack.compose("logs", "worker").stdout]
+    """Above all where uv says what the mirror lacks."""
+    assert "no-such-package-anywhere-at-all" in jobs["lacking"]["error"], jobs["lacking"]
+    told = [json.dumps(jobs), stack.compose("logs").stdout]
     told += [file.read_text() for file in stack.basedir.rglob("*.log")]
     assert len(told) > 6
     assert not [text for text in told if MIRROR_PASSWORD in text or PASSWORD in text]
