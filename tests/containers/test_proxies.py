@@ -212,7 +212,7 @@ def test_the_passwords_of_mirror_and_proxy_are_told_to_nobody(
     stack: ContainerStack, jobs: dict[str, dict[str, Any]]
 ) -> None:
     """Above all where uv says what the mirror lacks."""
-    assert "no-such-package-anywhere-at-all" in jobs["lacking"]["error"], jobs["lacking"]
+    assert "no-such-package-anywhere-at-all" in jobs["lacking"]["reason"], jobs["lacking"]
     told = [json.dumps(jobs), stack.compose("logs").stdout]
     told += [file.read_text() for file in stack.basedir.rglob("*.log")]
     assert len(told) > 6
