@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
+from dcm_processor import basedir
 from dcm_processor.errors import SettingsError
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63})*")
@@ -16,7 +17,7 @@ def make(folder: Path, names: Sequence[str]) -> None:
     """Have `server.crt` and `server.key` (PEM) in a folder, for these host names and IP addresses; what is there stays.
 
     It is its own authority: who is to trust it gets a copy of server.crt as EXTRA_CA_FILE. Raises SettingsError for
-    what is no name, and where only one of the two files is there.
+    what is no name, where only one of the two files is there, and where none can be made.
     """
     certificate, key = folder / "server.crt", folder / "server.key"
     if certificate.exists() != key.exists():
@@ -24,9 +25,20 @@ def make(folder: Path, names: Sequence[str]) -> None:
     if certificate.exists():
         return
     alternatives = ",".join(_alternative(name) for name in names)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    unfinished = key.with_suffix(".new")
-    unfinished.unlink(missing_ok=True)
+    new_certificate, new_key = folder / "server.crt.new", folder / "server.key.new"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for unfinished in (new_certificate, new_key):  # of a start that was killed
+            unfinished.unlink(missing_ok=True)
+        _openssl(alternatives, new_certificate, new_key)
+        new_key.chmod(0o600)
+        new_key.rename(key)
+        new_certificate.rename(certificate)
+    except OSError as error:
+        raise basedir.unusable(folder, error) from None
+
+
+def _openssl(alternatives: str, certificate: Path, key: Path) -> None:
     extensions = (
         f"subjectAltName={alternatives}",
         "basicConstraints=critical,CA:TRUE,pathlen:0",
@@ -34,17 +46,15 @@ def make(folder: Path, names: Sequence[str]) -> None:
         "extendedKeyUsage=serverAuth",
     )
     call = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-sha256"]
-    call += ["-days", _DAYS, "-subj", "/CN=dcm-processor", "-keyout", str(unfinished), "-out", str(certificate)]
-    done = subprocess.run(
-        [*call, *(word for extension in extensions for word in ("-addext", extension))],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    call += ["-days", _DAYS, "-subj", "/CN=dcm-processor", "-keyout", str(key), "-out", str(certificate)]
+    call += [word for extension in extensions for word in ("-addext", extension)]
+    try:
+        done = subprocess.run(call, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise SettingsError(f"openssl is missing, to make {certificate.parent}/server.crt; install it") from None
     if done.returncode != 0:
-        raise SettingsError(f"openssl could not make a certificate: {done.stderr.strip().splitlines()[-1:]}")
-    unfinished.chmod(0o600)
-    unfinished.rename(key)
+        why = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
+        raise SettingsError(f"openssl could not make a certificate: {why}")
 
 
 def _alternative(name: str) -> str:

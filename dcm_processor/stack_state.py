@@ -38,7 +38,7 @@ class State:
         """
         try:
             return cls(**json.loads(state_file(settings).read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # what BASEDIR then cannot be is said by whoever makes it
             return None
         except PermissionError:
             raise StackError(f"{settings.run} belongs to another user; go on as that user, or with sudo") from None

@@ -91,43 +91,66 @@ make_environment() {
 find_uv() { # sets uv; where the machine has none, pip brings it from lock $1, and uv the rest: seconds instead of a minute
   if ! uv=$(command -v uv); then
     uv=$venv/bin/uv
-    [[ -x $uv ]] || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
-      --requirement <(sed -n '/^uv==/,/[^\\]$/p' "$checkout/requirements/$1.txt")
+    [[ ! -x $uv ]] || return 0
+    sed -n '/^uv==/,/[^\\]$/p' "$checkout/requirements/$1.txt" >"$venv/uv.txt"
+    install_from_index "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+      --requirement "$venv/uv.txt"
   fi
 }
 
 install_lock() { # what lock $1 names, each file by its hash
   local uv
   find_uv "$1"
-  "$uv" pip install --quiet --python "$venv/bin/python" --compile-bytecode --require-hashes \
+  install_from_index "$uv" pip install --quiet --python "$venv/bin/python" --compile-bytecode --require-hashes \
     --requirement "$checkout/requirements/$1.txt"
 }
 
 install_project() { # this checkout itself, as it lies here
   local uv
   find_uv server
-  "$uv" pip install --quiet --python "$venv/bin/python" --no-deps \
+  install_from_index "$uv" pip install --quiet --python "$venv/bin/python" --no-deps \
     --build-constraints "$checkout/requirements/build.txt" --editable "$checkout"
 }
 
-reach_the_net() { # proxies, mirrors and authorities of .env, for pip and uv
+install_from_index() { # run pip or uv; with a folder of wheels and no mirror, from that folder alone if it has all
+  local said status=0
+  if [[ -n $only_wheels ]]; then
+    ! "$@" --no-index || return 0
+    say "WHEEL_DIR does not hold all that is needed (above); asking PyPI"
+  fi
+  said=$(mktemp)
+  "$@" 2>&1 | tee "$said" >&2 || status=1
+  if ((status)) && grep -qiE 'CERTIFICATE_VERIFY_FAILED|invalid peer certificate|certificate verify failed' "$said"; then
+    rm -f "$said"
+    fail "a certificate on the way to PyPI comes from an authority that is not trusted here, as where a proxy opens TLS;" \
+      "put that authority's certificate (PEM) into a file and name it by EXTRA_CA_FILE in .env.local"
+  fi
+  rm -f "$said"
+  return $status
+}
+
+reach_the_net() { # proxies, mirrors, wheels and authorities of .env, for pip and uv
   local key value authorities=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
   for key in HTTP_PROXY HTTPS_PROXY NO_PROXY PIP_INDEX_URL; do
     value=$(setting "$key")
     [[ -z $value ]] || export "$key=$value"
   done
   [[ -z ${PIP_INDEX_URL:-} ]] || export UV_DEFAULT_INDEX=$PIP_INDEX_URL
-  value=$(setting WHEEL_DIR)
-  [[ -z $value ]] || export PIP_FIND_LINKS=$value UV_FIND_LINKS=$value
-
-  value=$(setting EXTRA_CA_FILE)
+  only_wheels=''
+  value=$(path_setting WHEEL_DIR)
   if [[ -n $value ]]; then
-    [[ $value == /* ]] || value=$checkout/$value
+    export PIP_FIND_LINKS=$value UV_FIND_LINKS=$value
+    [[ -n ${PIP_INDEX_URL:-} ]] || only_wheels=yes
+  fi
+
+  value=$(path_setting EXTRA_CA_FILE)
+  if [[ -n $value ]]; then
     [[ -r $value ]] || fail "EXTRA_CA_FILE=$value cannot be read; correct it in .env.local"
     bundle=$(mktemp)
     trap 'rm -f "$bundle"' EXIT # of the subshell that makes the environment
     cat "$authorities" "$value" >"$bundle"
     authorities=$bundle
+    export REQUESTS_CA_BUNDLE=$bundle # one that is set already would go before PIP_CERT
   fi
   if [[ -r $authorities ]]; then
     export SSL_CERT_FILE=$authorities PIP_CERT=$authorities

@@ -22,3 +22,10 @@ setting() {  # print the value of key $1: the environment, else .env.local, else
   done
   printf '%s\n' "${value:-}"
 }
+
+path_setting() {  # the same for a file or folder, relative to the checkout
+  local value
+  value=$(setting "$1")
+  [[ -z $value || $value == /* ]] || value=$checkout/${value#./}
+  printf '%s\n' "$value"
+}

@@ -40,7 +40,7 @@ _PASSING = re.compile(
     r"Request failed after|error sending request|HTTP status server error|429 Too Many Requests"
     r"|error reading a body|timed out|No space left on device|Disk quota exceeded",
 )
-
+_UNTRUSTED = "invalid peer certificate"
 _ERROR = re.compile(r"^error: (.*)((?:\n  cause: .*)*)", re.MULTILINE)
 
 
@@ -189,6 +189,8 @@ class _Build:
         for what, causes in _ERROR.findall(tail):
             why = causes.split("\n  cause: ")[1:]
             message = ": ".join([what, *why[:1], *why[1:][-1:]])
+        if _UNTRUSTED in tail:
+            message += "; name the authority that signed it (of a proxy that opens TLS?) by EXTRA_CA_FILE in .env.local"
         if end.status == 2 and _PASSING.search(tail):
             return EnvironmentUnavailableError(message, tail)
         return EnvironmentFailedError(message, tail)

@@ -62,11 +62,13 @@ def of_script(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     env |= {"PATH": ":".join(path), "LANG": env.get("LANG") or "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     if settings.PIP_INDEX_URL:
         env["PIP_INDEX_URL"] = settings.PIP_INDEX_URL
+    if settings.EXTRA_CA_FILE is not None:
+        env["APT_CONFIG"] = str(_apt_conf(settings))  # apt before 3.0 knows no variable for certificates
     return env
 
 
 def make_ca_bundle(settings: Settings) -> None:
-    """Write the certificates that jobs and builds trust: this system's and those of EXTRA_CA_FILE.
+    """Write what jobs and builds trust, this system's certificates and those of EXTRA_CA_FILE; and apt.conf for them.
 
     Raises OSError where EXTRA_CA_FILE cannot be read or BASEDIR not written.
     """
@@ -79,10 +81,15 @@ def make_ca_bundle(settings: Settings) -> None:
     partial = target.with_suffix(".new")
     partial.write_bytes(bundle.rstrip() + b"\n" + settings.EXTRA_CA_FILE.read_bytes())
     partial.replace(target)
+    _apt_conf(settings).write_text(f'Acquire::https::CAInfo "{target}";\n', encoding="utf-8")
 
 
 def _ca_bundle(settings: Settings) -> Path:
     return settings.envs / ".ca-bundle.pem"
+
+
+def _apt_conf(settings: Settings) -> Path:
+    return settings.envs / ".apt.conf"
 
 
 def _network(settings: Settings) -> dict[str, str]:
@@ -100,7 +107,7 @@ def _network(settings: Settings) -> dict[str, str]:
                 found |= {key: value, key.lower(): value}
     if settings.EXTRA_CA_FILE is not None:
         found["EXTRA_CA_FILE"] = str(settings.EXTRA_CA_FILE)
-        for key in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        for key in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO"):
             found[key] = str(_ca_bundle(settings))
     if settings.TZ:
         found["TZ"] = settings.TZ

@@ -64,9 +64,7 @@ class ContainerStack:
     def fresh(self) -> None:
         """Up with four workers, no service installed."""
         self.up("--scale", "worker=4")
-        for service in self.cli("service", "list"):
-            done = self.bash("service.sh", "remove", service["name"])
-            assert done.returncode == 0, done.stderr
+        self.remove_services()
 
     def down(self) -> None:
         done = self.bash("run.sh", "--down")
@@ -88,7 +86,12 @@ class ContainerStack:
         assert done.returncode == 0, done.stderr
 
     def install(
-        self, name: str, jobs: Sequence[Mapping[str, Any]], work: str = WRITES, script: str | None = None
+        self,
+        name: str,
+        jobs: Sequence[Mapping[str, Any]],
+        work: str = WRITES,
+        script: str | None = None,
+        requirements: str = "",  # nothing: no minute is spent on a download
     ) -> subprocess.CompletedProcess[str]:
         source = self.folder / "services" / name
         shutil.rmtree(source, ignore_errors=True)
@@ -98,12 +101,17 @@ class ContainerStack:
         (source / "registry" / "settings.json").write_text(json.dumps(entries))
         (source / "registry" / "__init__.py").write_text(YES)
         (source / "module" / "__init__.py").write_text(textwrap.dedent(work))
-        (source / "module" / "requirements.txt").write_text("")  # nothing: no minute is spent on a download
+        (source / "module" / "requirements.txt").write_text(requirements)
         if script is not None:
             (source / "module" / "script.sh").write_text(script)
         done = self.bash("service.sh", "install", name, "-p", str(source))
         assert done.returncode == 0, done.stdout + done.stderr
         return done
+
+    def remove_services(self) -> None:
+        for service in self.cli("service", "list"):
+            done = self.bash("service.sh", "remove", service["name"])
+            assert done.returncode == 0, done.stderr
 
     def ended(self, study: StudyFiles, seconds: float = 120) -> dict[str, Any]:
         """The study once all its jobs have ended."""

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.shell.checkout import Checkout
 
 FOREIGN = {"ORTHANC_REST_URL": "http://pacs.example.org:8042"}  # so that no Orthanc is wanted here
@@ -42,14 +44,16 @@ def test_proxies_mirrors_and_authorities_of_env_reach_pip_and_uv(bare: Checkout,
     (bare.folder / ".env.local").write_text(
         "EXTRA_CA_FILE=ours.pem\nPIP_INDEX_URL=https://mirror.example.org/simple\nHTTPS_PROXY=http://proxy.example.org\n"
     )
-    shown = 'cat "$SSL_CERT_FILE" "$PIP_CERT"; echo "$UV_DEFAULT_INDEX $PIP_INDEX_URL $HTTPS_PROXY"'
+    shown = 'cat "$SSL_CERT_FILE" "$PIP_CERT" "$REQUESTS_CA_BUNDLE"'
+    shown += '; echo "$UV_DEFAULT_INDEX $PIP_INDEX_URL $HTTPS_PROXY"'
     done = bare.bash(
         f"source sh/messages.sh; source sh/settings.sh; source sh/python.sh; (reach_the_net; {shown})",
         SSL_CERT_FILE=str(tmp_path / "system.pem"),
+        REQUESTS_CA_BUNDLE=str(tmp_path / "system.pem"),  # which pip would take before PIP_CERT
         TMPDIR=str(tmp_path),
     )
     assert done.stdout.splitlines() == [
-        *["of the system", "of the hospital"] * 2,
+        *["of the system", "of the hospital"] * 3,
         "https://mirror.example.org/simple https://mirror.example.org/simple http://proxy.example.org",
     ]
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["system.pem"]
@@ -61,3 +65,58 @@ def test_an_authority_that_cannot_be_read_is_named(bare: Checkout) -> None:
     )
     assert done.returncode == 1
     assert "EXTRA_CA_FILE=/no/such.pem cannot be read" in done.stderr
+
+
+SOURCED = "source sh/messages.sh; source sh/settings.sh; source sh/python.sh; reach_the_net; "
+OFFLINE = """#!/bin/bash
+[[ "$UV_FIND_LINKS $PIP_FIND_LINKS" == "$PWD/wheels $PWD/wheels" && "${!#}" == --no-index ]] && echo 'from the folder'
+"""
+UNTRUSTED = """#!/bin/bash
+echo "$1" >&2
+exit 2
+"""
+
+
+def program(checkout: Checkout, text: str) -> str:
+    """A stand-in for pip and uv, as the word that calls it."""
+    path = checkout.folder / "installs"
+    path.write_text(text)
+    path.chmod(0o755)
+    return "./installs"
+
+
+def test_a_folder_of_wheels_that_holds_all_needs_no_index(bare: Checkout) -> None:
+    """WHEEL_DIR is relative to the checkout."""
+    done = bare.bash(f"{SOURCED} install_from_index {program(bare, OFFLINE)} install", WHEEL_DIR="./wheels")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "from the folder\n", "")
+
+
+def test_what_the_folder_of_wheels_lacks_comes_from_the_index(bare: Checkout) -> None:
+    installs = program(bare, '#!/bin/bash\n[[ "${!#}" != --no-index ]]\n')
+    done = bare.bash(f"{SOURCED} install_from_index {installs} install", WHEEL_DIR="./wheels")
+    assert done.returncode == 0
+    assert "WHEEL_DIR does not hold all that is needed" in done.stderr
+
+
+def test_with_a_mirror_beside_the_folder_of_wheels_both_are_asked_at_once(bare: Checkout) -> None:
+    installs = program(bare, '#!/bin/bash\n[[ "${!#}" != --no-index ]]\n')
+    env = {"WHEEL_DIR": "./wheels", "PIP_INDEX_URL": "https://mirror.example.org/simple"}
+    done = bare.bash(f"{SOURCED} install_from_index {installs} install", **env)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "said", ["[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", "invalid peer certificate: UnknownIssuer"]
+)
+def test_where_the_way_to_pypi_is_not_trusted_it_says_what_to_do(bare: Checkout, tmp_path: Path, said: str) -> None:
+    done = bare.bash(f"{SOURCED} install_from_index {program(bare, UNTRUSTED)} '{said}'", TMPDIR=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == said
+    assert "name it by EXTRA_CA_FILE in .env.local" in done.stderr.splitlines()[1]
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+def test_another_failure_is_left_to_speak_for_itself(bare: Checkout) -> None:
+    done = bare.bash(f"{SOURCED} install_from_index {program(bare, UNTRUSTED)} 'no space left'")
+    assert done.returncode == 1
+    assert done.stderr == "no space left\n"

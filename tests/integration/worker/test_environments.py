@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import ssl
 import subprocess
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from dcm_processor import certificate
 from dcm_processor.settings import Settings
 from tests.integration.worker.test_function import make_wheel
 from worker.contained import Contained, End
@@ -139,6 +141,24 @@ def test_an_index_that_fails_may_work_later(site: Settings, requirements: Path, 
         status[0] = code
         with pytest.raises(error):
             Environments(settings, environ()).provide(requirements, "v1")
+
+
+def test_an_index_that_is_not_trusted_names_the_setting_that_helps(
+    site: Settings, requirements: Path, tmp_path: Path
+) -> None:
+    """As behind a proxy that opens TLS; it may be trusted once the setting is there."""
+    certificate.make(tmp_path, ["127.0.0.1"])
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://reader:secret@127.0.0.1:{server.server_port}/simple"
+        settings = site.model_copy(update={"WHEEL_DIR": None, "PIP_INDEX_URL": url})
+        with pytest.raises(EnvironmentUnavailableError, match=r"certificate.*by EXTRA_CA_FILE in .env.local") as caught:
+            Environments(settings, environ()).provide(requirements, "v1")
+        server.shutdown()
+    assert "secret" not in f"{caught.value} {caught.value.tail}"
 
 
 def test_a_service_without_requirements_has_the_packages_of_old(tmp_path: Path) -> None:

@@ -70,11 +70,16 @@ def test_an_extra_authority_is_trusted_beside_the_systems(settings: Settings, tm
     extra.write_text("-----BEGIN CERTIFICATE-----\nextra\n-----END CERTIFICATE-----\n")
     trusting = settings.model_copy(update={"EXTRA_CA_FILE": extra})
     surroundings.make_ca_bundle(trusting)
+    environ = {**WORKERS, "PIP_CERT": "/of/the/image.pem"}
+    script = surroundings.of_script(trusting, environ)
     for env in (
-        surroundings.of_job(trusting, WORKERS, "svc", Path("/env/bin"), Path("/tmp/t")),
-        surroundings.of_build(trusting, WORKERS),
+        surroundings.of_job(trusting, environ, "svc", Path("/env/bin"), Path("/tmp/t")),
+        surroundings.of_build(trusting, environ),
+        script,
     ):
         bundle = Path(env["SSL_CERT_FILE"]).read_text()
-        assert env["REQUESTS_CA_BUNDLE"] == env["SSL_CERT_FILE"]
+        for key in ("REQUESTS_CA_BUNDLE", "PIP_CERT", "GIT_SSL_CAINFO"):
+            assert env[key] == env["SSL_CERT_FILE"]
         assert bundle.count("BEGIN CERTIFICATE") > 10
         assert bundle.endswith(extra.read_text())
+    assert Path(script["APT_CONFIG"]).read_text() == f'Acquire::https::CAInfo "{script["SSL_CERT_FILE"]}";\n'
