@@ -13,7 +13,7 @@ from sqlalchemy import update
 from werkzeug.serving import make_server
 
 from dcm_processor.errors import TransientError
-from dcm_processor.ledger import schema
+from dcm_processor.ledger import events, schema, studies
 from dcm_processor.vocabulary import AttemptState, EventKind, ExitReason, JobState, StudyState, Verdict
 from tests.integration.scheduler.api.stand import Installation, study_id
 from tests.servers import free_port
@@ -149,6 +149,37 @@ def test_a_study_is_shown_by_either_identifier_with_its_jobs(here: Here, cli: Cl
     assert table[1] == ["no", "", "declined", "", "", "said no", declined]
     assert table[2] == ["bad", "", "failed", "1", "", "ValueError: no", failed]
     assert json.loads(cli.done("study", "show", study, "--json"))["studyId"] == study
+
+
+def test_a_rerun_that_came_to_nothing_is_seen(here: Here, cli: Cli) -> None:
+    study = here.study(1)
+    here.plan(study, {"job_name": "temp"})
+    cli.done("study", "rerun", study)
+    assert lines(cli.done("study", "show", study))[-1][1:] == ["rerun", "not dealt with yet"]
+    [event] = here.events(study)
+    with here.ledger.write() as db:
+        events.put_off(db, [event["event_id"]], "Orthanc does not answer", due_at=time.time(), counts=False)
+    assert lines(cli.done("study", "show", study))[-1][2] == "Orthanc does not answer; to be tried again"
+    gone = "Orthanc does not hold the study (any more)"
+    with here.ledger.write() as db:
+        events.settle(db, [event["event_id"]], gone, now=time.time())
+        for number in range(1, 6):
+            events.record(db, EventKind.STABLE, study, None, now=time.time() + number)
+    assert gone not in cli.done("study", "show", study), "the newest three are shown"
+    assert gone in cli.done("study", "show", study, "--json")
+
+
+def test_a_study_without_a_plan_says_why(here: Here, cli: Cli) -> None:
+    study = here.study(1, StudyState.UNPLANNED)
+    why = "planning failed (5 of 5): planning raised KeyError (plan.py, line 7)"
+    with here.ledger.write() as db:
+        number = events.record(db, EventKind.STABLE, study, None, now=time.time())
+        events.settle(db, [number], why, now=time.time())
+        studies.set_state(db, study, StudyState.UNPLANNED, reason=why, now=time.time())
+    said = cli.done("study", "show", study).splitlines()
+    assert said[0] == f"study {study}: unplanned: {why}"
+    assert said[2] == "no plan"
+    assert said[-1].endswith(f"\tstable\t{why}")
 
 
 def test_what_is_not_known_is_said_with_where_to_look(here: Here, cli: Cli) -> None:
