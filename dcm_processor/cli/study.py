@@ -114,7 +114,7 @@ def explain(study: str, *, as_json: bool) -> None:
     found = client.get(f"/studies/{client.study_id(study)}/explain")
     if as_json:
         show_json(found)
-        return
+        raise SystemExit(1 if found["reason"] else 0)
     if found["reason"]:
         raise PermanentError(f"the study would get no plan: {found['reason']}")
     click.echo(printable(f"{len(found['seriesIds'])} series, {found['numberOfInstances']} instances"))

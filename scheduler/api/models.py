@@ -209,8 +209,8 @@ class Explained(Answer):
     """The plan a study would get now."""
 
     study_id: str = Field(description="Orthanc's identifier of the study.")
-    ending: Literal["planned", "ours"] = Field(
-        description="`planned`, or `ours`: no plan, since the platform itself stored all the study holds."
+    ending: Literal["planned", "ours", "failed"] = Field(
+        description="`planned`; or no plan: `ours`, since the platform itself stored all the study holds, or `failed`."
     )
     reason: str = Field(description="Why there would be no plan; empty where there would be one.")
     revision: str = Field(description="Digest of the study's instances; empty where there would be no plan.")

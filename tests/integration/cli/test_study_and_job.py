@@ -27,9 +27,11 @@ def explained(study: str) -> Mapping[str, Any]:
     """What a planner would say."""
     if study == study_id(3):
         raise TransientError("Orthanc does not answer")
+    empty: dict[str, Any] = {"revision": "", "seriesIds": [], "numberOfInstances": 0, "jobs": [], "faults": []}
     if study == study_id(4):
-        empty: dict[str, Any] = {"revision": "", "seriesIds": [], "numberOfInstances": 0, "jobs": [], "faults": []}
         return {"studyId": study, "ending": "ours", "reason": "it holds only what the platform stored", **empty}
+    if study == study_id(5):
+        return {"studyId": study, "ending": "failed", "reason": "planning raised KeyError (plan.py, line 7)", **empty}
     job = {"service": "temp", "version": "0" * 32, "stage": "main", "level": "study", "queue": "default", "position": 0}
     job |= {"seriesId": None, "dependsOn": [], "injected": {}, "traceback": None, "callbackOutput": ""}
     return {
@@ -202,6 +204,10 @@ def test_explain_shows_verdicts_and_why_a_callback_failed(here: Here, cli: Cli) 
 
 def test_where_there_would_be_no_plan_explain_says_why(here: Here, cli: Cli) -> None:
     assert "only what the platform stored" in cli.refused("study", "explain", here.study(4))
+    failed = here.study(5)
+    assert "would get no plan: planning raised KeyError (plan.py, line 7)" in cli.refused("study", "explain", failed)
+    answer = cli("study", "explain", failed, "--json")
+    assert (answer.exit_code, json.loads(answer.stdout)["ending"]) == (1, "failed")
 
 
 def test_what_fails_for_now_is_said_as_such(here: Here, cli: Cli) -> None:
