@@ -277,7 +277,7 @@ class Store:
         """
         current, _ = self._files.current()
         others = [(other, known, self._manifest(other, known)) for other, known in current.items() if other != name]
-        before, after = combine(others), combine([*others, (name, digest, manifest)])
+        before, after = combine(others), combine([*others, (name, digest, manifest)], name)
         wrong, odd = validate(after)
         known_faults = {*before.faults, *validate(before)[0]}
         faults = [*manifest.faults, *(fault for fault in [*after.faults, *wrong] if fault not in known_faults)]
