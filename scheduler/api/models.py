@@ -127,7 +127,9 @@ class StudySummary(Answer):
     modalities: list[str] = Field(description="The Modality (0008,0060) of each kind of series.")
     description: str | None = Field(description="StudyDescription (0008,1030).")
     active_plan_id: str | None = Field(description="The plan that counts; null before the first.")
-    jobs: dict[str, int] = Field(description="How many of the active plan's scheduled jobs stand in which state.")
+    jobs: dict[str, int] = Field(
+        description="How many of the active plan's scheduled jobs stand in which state, and how many `errored`."
+    )
 
 
 class StudyPage(Answer):

@@ -134,6 +134,17 @@ def test_studies_are_listed_newest_first_and_by_state(here: Here, cli: Cli) -> N
     assert [each["studyId"] for each in json.loads(cli.done("study", "list", "--json", "-n", "1"))] == [new]
 
 
+def test_callbacks_that_failed_are_counted_in_the_list(here: Here, cli: Cli) -> None:
+    study, errored = here.study(1), {"verdict": Verdict.ERRORED, "reason": "its callback failed"}
+    here.plan(study, {"job_name": "temp"}, {"job_name": "bad", **errored}, {"job_name": "worse", **errored})
+    [line] = lines(cli.done("study", "list"))[1:]
+    assert sorted(line[2].split(", ")) == ["1 finished", "2 errored"]
+    here.plan(study, {"job_name": "bad", **errored}, {"job_name": "no", "verdict": Verdict.DECLINED}, run=2)
+    [line] = lines(cli.done("study", "list"))[1:]
+    assert line[2] == "1 errored"
+    assert json.loads(cli.done("study", "show", study, "--json"))["jobs"] == {"errored": 1}
+
+
 def test_more_studies_than_a_page_holds_are_listed(here: Here, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dcm_processor.cli.client._PAGE", 2)
     ids = [here.study(number) for number in range(1, 6)]
