@@ -134,7 +134,8 @@ class Store:
         self._files.refuse_foreign(name)
         current, _ = self._files.current()
         if name not in current:
-            raise ServiceError(f"no service {name} is installed{did_you_mean(name, current)}")
+            hint = did_you_mean(name, current) or "; `bash service.sh list` shows those that are"
+            raise ServiceError(f"no service {name} is installed{hint}")
         return current[name]
 
     def registry_folder(self, service: str, digest: str) -> Path:

@@ -196,9 +196,15 @@ def test_a_study_without_a_plan_says_why(here: Here, cli: Cli) -> None:
 
 
 def test_what_is_not_known_is_said_with_where_to_look(here: Here, cli: Cli) -> None:
-    assert "the ledger knows no such study" in cli.refused("study", "show", UNKNOWN)
-    assert "`dcm-processor study list`" in cli.refused("study", "show", "1.2.3.4")
-    assert "knows no such job" in cli.refused("job", "show", "nothing")
+    for name in (UNKNOWN, "1.2.3.4", "nope"):
+        for verb in ("show", "explain", "rerun"):
+            said = cli.refused("study", verb, name)
+            assert said == f"dcm-processor: no study {name} is known; `dcm-processor study list` shows those that are\n"
+    for verb in ("show", "log", "cancel"):
+        said = cli.refused("job", verb, "nope")
+        assert said == (
+            "dcm-processor: no job nope is known; `dcm-processor study show STUDY` shows those of a study\n"
+        )
     for noun in ("study", "job"):
         assert "is no identifier" in cli.refused(noun, "show", "../../health/live", status=2)
 

@@ -1,5 +1,6 @@
 """The pages of studies, from a real ledger."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 from flask import Flask
 
 from dashboard.app import create_app
+from dashboard.presentation import NAMES_SHOWN
 from dashboard.studies import PAGE_SIZE
-from dcm_processor.vocabulary import StudyState
+from dcm_processor.vocabulary import JobState, StudyState, Verdict
 from tests.integration.dashboard.conftest import Browser
 from tests.integration.dashboard.stand import LedgerOfStudies, many_states, settings_in, study_id
 from tests.servers import ValkeyServer
@@ -33,6 +35,19 @@ def test_every_job_is_shown_with_its_state_and_its_reason(reader: Browser, studi
         "waits for a free worker", "Orthanc did not answer, five times",
     ):  # fmt: skip
         assert reason in text, reason
+
+
+def test_words_that_stand_side_by_side_are_apart(reader: Browser, studies: LedgerOfStudies) -> None:
+    study = studies.study(9, StudyState.FAILED)
+    no = {"verdict": Verdict.DECLINED, "reason": "its callback said no"}
+    ended = {"state": "failed", "exit_reason": "exception", "error": "ValueError: no slice"}
+    many = [{"job_name": f"job-{number}", **no} for number in range(NAMES_SHOWN + 3)]
+    studies.plan(study, *many, {"job_name": "segment", "state": JobState.FAILED, "tries": [ended]})
+    for path, words in (
+        ("/", "and 3 more its callback said no"),
+        (f"/studies/{study}", "exception ValueError: no slice"),
+    ):
+        assert words in " ".join(re.sub(r"<[^>]*>", "", reader.get(path).text).split())
 
 
 def test_studies_stand_newest_first_and_link_to_their_pages(reader: Browser, studies: LedgerOfStudies) -> None:
