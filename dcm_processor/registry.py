@@ -39,6 +39,11 @@ class ServiceRegistry:
         """The job of that name, if there is one."""
         return self._by_name.get(name)
 
+    def same(self, service: str, name: str) -> Job | None:
+        """The job of that name, if it still is that service's."""
+        found = self.job(name)
+        return found if found is not None and found.service == service else None
+
     def of_service(self, service: str) -> tuple[Job, ...]:
         """The jobs of a service."""
         return tuple(job for job in self.jobs if job.service == service)

@@ -255,6 +255,7 @@ def test_a_job_is_shown_with_its_attempts_and_its_traceback(here: Here, cli: Cli
 
 
 def test_jobs_run_again_or_are_refused_one_by_one(here: Here, cli: Cli) -> None:
+    here.install("bad", "temp")
     [failed] = here.plan(here.study(1), FAILED)
     [running] = here.plan(here.study(2), {"job_name": "temp", "state": JobState.STARTED})
     result = cli("job", "rerun", failed, running)
