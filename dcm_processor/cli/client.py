@@ -123,8 +123,13 @@ def _unknown(path: str, detail: str) -> NotKnownError:
         case ["studies", name, *_]:
             return _no_study(name)
         case ["jobs", name, *_] if "attempt" not in detail:
-            return NotKnownError(f"no job {name} is known; `dcm-processor study show STUDY` shows those of a study")
+            return NotKnownError(no_job(name))
     return NotKnownError(detail)
+
+
+def no_job(name: str) -> str:
+    """What is said of a job that is not known."""
+    return f"no job {name} is known; `dcm-processor study show STUDY` shows those of a study"
 
 
 def _no_study(name: str) -> NotKnownError:

@@ -149,7 +149,7 @@ def test_a_file_that_says_of_no_instance_is_damaged_not_empty(impostor: Impostor
 def test_a_404_that_is_orthancs_means_gone(impostor: Impostor, client: Orthanc) -> None:
     """With a body, or (an unknown study, or HttpDescribeErrors off) without: then the server has to be an Orthanc."""
     impostor.answer = http(404, ORTHANCS_404)
-    with pytest.raises(StudyGoneError):
+    with pytest.raises(StudyGoneError, match=r"does not hold the study .*: send it again"):
         client.study(STUDY)
     assert impostor.paths == [f"/studies/{STUDY}"]
 

@@ -200,7 +200,7 @@ def test_what_is_not_known_is_said_with_where_to_look(here: Here, cli: Cli) -> N
         for verb in ("show", "explain", "rerun"):
             said = cli.refused("study", verb, name)
             assert said == f"dcm-processor: no study {name} is known; `dcm-processor study list` shows those that are\n"
-    for verb in ("show", "log", "cancel"):
+    for verb in ("show", "log", "cancel", "rerun"):
         said = cli.refused("job", verb, "nope")
         assert said == (
             "dcm-processor: no job nope is known; `dcm-processor study show STUDY` shows those of a study\n"
