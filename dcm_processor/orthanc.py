@@ -182,7 +182,7 @@ class Orthanc:
         if lacking := [keyword for keyword in _NAMES if not text_of(dataset, keyword)]:
             raise OrthancUnavailableError(
                 f"{self} sends a damaged file for instance {instance_id}: no {' and no '.join(lacking)} can be read; "
-                "delete it in Orthanc, or send it anew"
+                "delete it in Orthanc, then send it anew"
             )
         return dataset
 

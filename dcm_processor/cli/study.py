@@ -36,7 +36,7 @@ def list_(state: str | None, limit: int, *, as_json: bool) -> None:
         (
             each["studyId"],
             each["state"],
-            _counts(each["jobs"]) or each["reason"],
+            _in_short(each),
             each["studyDate"],
             " ".join(each["modalities"]),
             each["description"],
@@ -149,8 +149,11 @@ def _show_callback(job: dict[str, Any]) -> None:
         click.echo(printable(text.rstrip("\n")))
 
 
-def _counts(jobs: dict[str, int]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in jobs.items())
+def _in_short(found: dict[str, Any]) -> str | None:
+    """How many jobs stand where; why there are none, or none of the newest revision."""
+    counts = ", ".join(f"{count} {state}" for state, count in found["jobs"].items())
+    reason: str | None = found["reason"]
+    return reason if found["state"] == StudyState.UNPLANNED or not counts else counts
 
 
 def _short(series_id: str | None) -> str:

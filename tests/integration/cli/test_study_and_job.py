@@ -189,10 +189,13 @@ def test_a_study_without_a_plan_says_why(here: Here, cli: Cli) -> None:
         number = events.record(db, EventKind.STABLE, study, None, now=time.time())
         events.settle(db, [number], why, now=time.time())
         studies.set_state(db, study, StudyState.UNPLANNED, reason=why, now=time.time())
+    assert lines(cli.done("study", "list"))[1][1:3] == ["unplanned", why]
     said = cli.done("study", "show", study).splitlines()
     assert said[0] == f"study {study}: unplanned: {why}"
     assert said[2] == "no plan"
     assert said[-1].endswith(f"\tstable\t{why}")
+    here.plan(study, {"job_name": "temp"})  # of an earlier revision
+    assert lines(cli.done("study", "list"))[1][1:3] == ["unplanned", why]
 
 
 def test_what_is_not_known_is_said_with_where_to_look(here: Here, cli: Cli) -> None:
