@@ -29,6 +29,7 @@ from dcm_processor.ledger.schema import facts, jobs
 from dcm_processor.manifest import Defaults, parse_manifest
 from dcm_processor.plan import CallbackOutcome, JobKey, make_plan
 from dcm_processor.registry import combine
+from dcm_processor.store import Store
 from dcm_processor.transport import Transport
 from dcm_processor.vocabulary import EventKind, Level
 from scheduler.adoption import adopt
@@ -42,12 +43,14 @@ JOBS = 100
 LIMIT = 1.5
 
 
+DEFAULTS = Defaults(Level.STUDY, "default", ("high", "default", "low"))
+
+
 def registry_of(number: int):  # type: ignore[no-untyped-def]
     import json
 
     entries = [{"jobName": f"job-{n:03d}", "worker": "svc.work", "callback": "svc.applies"} for n in range(number)]
-    defaults = Defaults(Level.STUDY, "default", ("high", "default", "low"))
-    return combine([("svc", "0" * 32, parse_manifest(json.dumps(entries), "svc", defaults))])
+    return combine([("svc", "0" * 32, parse_manifest(json.dumps(entries), "svc", DEFAULTS))])
 
 
 class Bench:
@@ -57,6 +60,7 @@ class Bench:
         self.ledger = Ledger(f"sqlite:///{folder}/ledger.sqlite")
         self.ledger.migrate()
         self.transport, self.results = Transport(redis_url), Results(folder / "data")
+        self.store = Store(folder / "registry", folder / "modules", DEFAULTS)
         self.registry = registry_of(JOBS)
         self.queue = Queue("bare", connection=self.transport.redis, serializer=JSONSerializer)
 
@@ -66,7 +70,7 @@ class Bench:
         planned = self._planned(study_id)
         with self.ledger.write() as db:
             adopt(db, planned, why="", selected=["*"], faults=[], wanted=(), effects=effects, now=time.time())
-        effects.carry_out(self.ledger, self.transport, self.results)
+        effects.carry_out(self.ledger, self.transport, self.results, self.store)
         return time.perf_counter() - began
 
     def bare(self, table: Table) -> float:

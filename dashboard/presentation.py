@@ -130,6 +130,13 @@ def job_reason(job: Mapping[str, Any]) -> str:
     return str(job.get("reason") or ("" if state == "finished" else _WHY_JOB.get(state, "no reason was recorded")))
 
 
+def event_result(event: Mapping[str, Any]) -> str:
+    """What came of an event; for a request that changed nothing this is the only place to say so."""
+    if event["handledAt"]:
+        return str(event["result"])
+    return f"{event['result']}; to be tried again" if event["result"] else "not dealt with yet"
+
+
 def short(identifier: str | None, digits: int = 8) -> str:
     """The beginning of an identifier, enough to tell a few apart."""
     return (identifier or "")[:digits]

@@ -87,6 +87,7 @@ def _state(settings: Settings, workers: int) -> State:
         settings=digests(settings),
         scale=workers,
         mode="containers",
+        bindAddress=settings.BIND_ADDRESS,
     )
 
 

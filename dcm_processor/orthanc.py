@@ -13,12 +13,13 @@ from typing import Any, BinaryIO, Self, cast
 
 from pydicom.dataset import Dataset
 
-from dcm_processor.elements import read_dataset
-from dcm_processor.errors import StudyGoneError
+from dcm_processor.elements import read_dataset, text_of
+from dcm_processor.errors import OrthancUnavailableError, StudyGoneError
 from dcm_processor.headers import sort_key
 from dcm_processor.rest import GONE, Body, Rest
 from dcm_processor.settings import Settings
 
+_NAMES = ("SOPInstanceUID", "StudyInstanceUID")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 
 
@@ -170,11 +171,20 @@ class Orthanc:
     # -- instances
 
     def dataset(self, instance_id: str) -> Dataset:
-        """The instance's elements up to its pixel data, which are not transferred; one call."""
+        """The instance's elements up to its pixel data, which are not transferred; one call.
+
+        Raises OrthancUnavailableError where they do not say which instance of which study it is: Orthanc stores no file
+        without these (PS3.3 C.12.1, C.7.2.1), so this one is damaged.
+        """
         with self._file(instance_id) as body:
             dataset = read_dataset(cast("BinaryIO", body))
             body.spare_the_connection()
-            return dataset
+        if lacking := [keyword for keyword in _NAMES if not text_of(dataset, keyword)]:
+            raise OrthancUnavailableError(
+                f"{self} sends a damaged file for instance {instance_id}: no {' and no '.join(lacking)} can be read; "
+                "delete it in Orthanc, then send it anew"
+            )
+        return dataset
 
     def download(self, instance_id: str, file: BinaryIO) -> int:
         """Write the instance's file to `file`; returns its size in bytes.

@@ -39,6 +39,11 @@ class ServiceRegistry:
         """The job of that name, if there is one."""
         return self._by_name.get(name)
 
+    def same(self, service: str, name: str) -> Job | None:
+        """The job of that name, if it still is that service's."""
+        found = self.job(name)
+        return found if found is not None and found.service == service else None
+
     def of_service(self, service: str) -> tuple[Job, ...]:
         """The jobs of a service."""
         return tuple(job for job in self.jobs if job.service == service)
@@ -99,21 +104,20 @@ class ServiceRegistry:
         return {job.name: job for job in self.jobs}
 
 
-def combine(services: Iterable[tuple[str, str, ParsedManifest]]) -> ServiceRegistry:
+def combine(services: Iterable[tuple[str, str, ParsedManifest]], newcomer: str = "") -> ServiceRegistry:
     """The registry of services given as (name, digest, what its manifest says).
 
-    A job name that two services have stays with the one whose name comes first; the other one's is a fault.
+    A job name that two services have stays with the one whose name comes first, and with any other than the
+    `newcomer`, which is being installed; the other one's is a fault.
     """
     jobs: dict[str, Job] = {}
     faults: list[Fault] = []
-    for service, digest, parsed in sorted(services, key=lambda each: each[0]):
+    for service, digest, parsed in sorted(services, key=lambda each: (each[0] == newcomer, each[0])):
         faults += parsed.faults
         for settings in parsed.jobs:
             name = settings.job_name
             if name in jobs:
-                reason = (
-                    f'job "{name}" is there already, in service {jobs[name].service}; give one of them another name'
-                )
+                reason = f'job "{name}" is there already, in service {jobs[name].service}; give this one another name'
                 stage = None if settings.disabled else settings.stage
                 faults.append(Fault(service, MANIFEST, "jobName", reason, name, stage))
             else:

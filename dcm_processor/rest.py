@@ -18,7 +18,7 @@ from dcm_processor.errors import OrthancRefusesError, OrthancUnavailableError, S
 
 T = TypeVar("T")
 
-GONE = "Orthanc does not hold the {} (any more)"
+GONE = "Orthanc does not hold the {} (any more): send it again"
 
 _CHUNK = 1024 * 1024
 _LEAST = 64 * 1024

@@ -93,8 +93,8 @@ class Settings(BaseSettings):
         try:
             settings = cls(_env_file=(checkout / ".env", checkout / ".env.local"))  # type: ignore[call-arg]
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
-            raise SettingsError(f"{faults}; correct .env.local or the environment") from None
+            faults = [": ".join([*map(str, e["loc"]), e["msg"].removeprefix("Value error, ")]) for e in error.errors()]
+            raise SettingsError(f"{'; '.join(faults)}; correct .env.local or the environment") from None
         return settings.model_copy(
             update={
                 key: (checkout / value).resolve() for key in _PATHS if (value := getattr(settings, key)) is not None

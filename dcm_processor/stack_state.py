@@ -19,7 +19,7 @@ class State:
     """A stack as it was started, for the scripts and the command line; the file is there from its start to its stop.
 
     `settings` tells whether a setting changed since: for each key the digest of its value. `scale` is how many workers
-    were asked for; `socket` is supervisord's, in local mode.
+    were asked for; `socket` is supervisord's, in local mode; `bindAddress` is its BIND_ADDRESS.
     """
 
     startedAt: str
@@ -29,6 +29,7 @@ class State:
     scale: int
     socket: str = ""
     mode: str = "local"
+    bindAddress: str = "127.0.0.1"
 
     @classmethod
     def read(cls, settings: Settings) -> Self | None:
@@ -44,6 +45,16 @@ class State:
             raise StackError(f"{settings.run} belongs to another user; go on as that user, or with sudo") from None
         except (ValueError, TypeError):  # half a file cannot be; somebody's hand can
             return None
+
+    def as_started(self, settings: Settings) -> Settings:
+        """The settings with the ports, address and STABLE_AGE of this stack, whatever they were changed to since."""
+        held = {**self.ports, "STABLE_AGE": self.stableAge, "BIND_ADDRESS": self.bindAddress}
+        return settings.model_copy(update=held)
+
+    def changed(self, settings: Settings) -> tuple[str, ...]:
+        """The keys whose values are others than at the start: they are not in force."""
+        now = digests(settings)
+        return tuple(sorted(key for key in now.keys() | self.settings.keys() if now.get(key) != self.settings.get(key)))
 
     def write(self, settings: Settings) -> None:
         write_private(state_file(settings), json.dumps(asdict(self), indent=2) + "\n")

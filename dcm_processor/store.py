@@ -134,7 +134,8 @@ class Store:
         self._files.refuse_foreign(name)
         current, _ = self._files.current()
         if name not in current:
-            raise ServiceError(f"no service {name} is installed{did_you_mean(name, current)}")
+            hint = did_you_mean(name, current) or "; `bash service.sh list` shows those that are"
+            raise ServiceError(f"no service {name} is installed{hint}")
         return current[name]
 
     def registry_folder(self, service: str, digest: str) -> Path:
@@ -277,7 +278,7 @@ class Store:
         """
         current, _ = self._files.current()
         others = [(other, known, self._manifest(other, known)) for other, known in current.items() if other != name]
-        before, after = combine(others), combine([*others, (name, digest, manifest)])
+        before, after = combine(others), combine([*others, (name, digest, manifest)], name)
         wrong, odd = validate(after)
         known_faults = {*before.faults, *validate(before)[0]}
         faults = [*manifest.faults, *(fault for fault in [*after.faults, *wrong] if fault not in known_faults)]

@@ -48,7 +48,8 @@ class PlanOrder:
 
     `injected` maps a job's name to what its callback injected; of a series job it is {seriesId: what}, and the name
     stands in `seriesJobs`. `services` maps every job's name to its service, in plan order. `dataId` is the id of the
-    scheduler's DATA (`data_id`); "": every worker shares it.
+    scheduler's DATA (`data_id`); "": every worker shares it. `current` maps every service to the version that was
+    current when attempts of the plan were last enqueued: the code that others may import.
     """
 
     planId: str
@@ -60,6 +61,7 @@ class PlanOrder:
     seriesJobs: list[str] = field(default_factory=list)
     services: dict[str, str] = field(default_factory=dict)
     dataId: str = ""
+    current: dict[str, str] = field(default_factory=dict)
 
     def added_params(self, series_id: str | None) -> dict[str, Any]:
         """What a job of the study (None) or of one of its series sees as `added_params`, by job name."""

@@ -92,7 +92,6 @@ def rerun_jobs(
             "cancel_asked_at": None,
         }
         if job["job_id"] in again and job["verdict"] == Verdict.SCHEDULED:
-            today = registry.job(job["job_name"])
             row |= {
                 "state": JobState.WAITING,
                 "reason": None,
@@ -100,7 +99,11 @@ def rerun_jobs(
                 "ended_at": None,
                 "reused_from": None,
             }
-            row |= {"digest": today.digest if today is not None else job["digest"]}
+            if today := registry.same(job["service"], job["job_name"]):
+                row |= {"digest": today.digest}
+            else:
+                why = f"service {job['service']} was removed, or has this job no more"
+                row |= {"state": JobState.CANCELLED, "reason": why, "ended_at": now}
         elif job["state"] is not None:
             if not JobState(job["state"]).ended:
                 reason = _GOES_ON if _runs(job) else None

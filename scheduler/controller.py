@@ -20,6 +20,7 @@ from dcm_processor.logging import set_up_logging
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.process import show_alive
 from dcm_processor.settings import Settings, checkout_from_environment
+from dcm_processor.store import Store
 from dcm_processor.transport import REPORTS, Report, Transport, parse_report
 from scheduler import outcomes
 from scheduler.changes import Changes
@@ -57,6 +58,7 @@ class Controller:
         self._ledger = Ledger(settings.database_url)
         self._transport = Transport(settings.redis_url)
         self._results = Results(settings.data)
+        self._store = Store.of(settings)
         self._planner = Planner(settings, self._ledger, self._transport, self._results)
         self._versions = VersionCollector(settings, self._ledger)
         self._orthanc = Orthanc.of(settings)
@@ -138,7 +140,7 @@ class Controller:
                 try:
                     step(effects)
                 finally:  # of a step that fails in the middle, what is committed follows all the same
-                    effects.carry_out(self._ledger, self._transport, self._results)
+                    effects.carry_out(self._ledger, self._transport, self._results, self._store)
             except LeaseLostError:
                 raise
             except (DcmProcessorError, OSError) as error:  # OSError: DATA is full, away or read-only
@@ -182,7 +184,7 @@ class Controller:
             except Exception:
                 log.exception("a batch of reports could not be taken; taking them one by one")
                 self._take_one_by_one(lease, reports, effects)
-            effects.carry_out(self._ledger, self._transport, self._results)
+            effects.carry_out(self._ledger, self._transport, self._results, self._store)
             self._transport.drop(REPORTS, [entry_id for entry_id, _ in entries])
         except (DcmProcessorError, OSError):
             self._stream.again()

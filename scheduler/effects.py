@@ -6,8 +6,9 @@ from typing import Any
 
 import structlog
 
-from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.errors import ServiceError, TransportUnavailableError
 from dcm_processor.ledger import Ledger
+from dcm_processor.store import Store
 from dcm_processor.transport import Transport
 from scheduler.enqueue import Made, enqueue, orders
 from scheduler.results import Results
@@ -44,7 +45,7 @@ class Effects:
             else:
                 mine.extend(theirs)
 
-    def carry_out(self, ledger: Ledger, transport: Transport, results: Results) -> None:
+    def carry_out(self, ledger: Ledger, transport: Transport, results: Results, store: Store) -> None:
         """Results first, so that whoever depends on them finds them; what would not is left for repair to push."""
         for attempt_id, folder in self.publish:
             results.publish(attempt_id, folder)
@@ -56,7 +57,8 @@ class Effects:
                         found.append(ordered)
             for plan_order, made in found:
                 if complete := [(order, queue) for order, queue in made if not results.lacks(order.inputs)]:
-                    enqueue(transport, replace(plan_order, dataId=results.data_id), complete)
+                    shared = replace(plan_order, dataId=results.data_id, current=_current(store))
+                    enqueue(transport, shared, complete)
             if self.cancel:
                 transport.request_cancel(self.cancel)
             if self.accepted:
@@ -69,3 +71,12 @@ class Effects:
             log.warning("Redis does not answer; repair pushes what it lacks once it does", error=str(error))
         for attempt in self.told:
             log.info("attempt ended", **attempt)
+
+
+def _current(store: Store) -> dict[str, str]:
+    """The versions that other services' code is imported from; none where they cannot be read: most jobs need none."""
+    try:
+        return store.current()
+    except ServiceError as error:
+        log.warning("jobs start without the code of other services", error=str(error))
+        return {}

@@ -11,7 +11,8 @@ Usage: bash run.sh [--scale worker=N] [--demo [--force]] [OPTION…]
 Starts dcm-processor, waits until it is healthy and says what runs where. A second start changes nothing that runs.
 
   --local            run it as processes of this machine, without Docker; installs what it lacks
-  --scale worker=N   how many workers (1 at a first start; a running stack is changed without stopping its jobs)
+  --scale worker=N   how many workers (1 at a first start); while it runs, more or fewer: one that goes gives its job
+                     WORKER_STOP_GRACE seconds, then hands the attempt back, and another worker starts it again
   --demo             then send two sample studies, wait for their jobs and show what ran; fails if a job failed
   --force            the demo also where other studies or services are
   --down             stop everything; nothing is lost

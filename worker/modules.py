@@ -30,8 +30,8 @@ def module_folder(settings: Settings, service: str, digest: str) -> Path:
             _fetch(settings, store, service, digest, folder)
         except NotKnownError:
             raise ServiceError(
-                f"version {digest} of service {service} is neither in {settings.modules} nor at the scheduler; install "
-                "it again, or rerun the job, which takes the version of today"
+                f"version {digest} of service {service} is neither in {settings.modules} nor at the scheduler; "
+                "install it again, then run the job again: it takes the version of then"
             ) from None
         except OSError as error:
             raise TransientError(

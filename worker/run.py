@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -33,6 +33,7 @@ from worker.environments import Environments
 from worker.exchange import FETCH_PATIENCE, Exchange, patiently
 from worker.modules import module_folder
 from worker.scripts import Scripts
+from worker.siblings import sibling_folders
 from worker.spool import AttemptBusyError, AttemptEndedError, AttemptFolder, SpoolError
 from worker.verdict import error_class, outcome_of, outcome_of_error
 
@@ -137,6 +138,12 @@ class _Attempt:
         shared = not self._plan.dataId or self._plan.dataId == data_id.read(self._settings.data)
         with self._phase("module"), stop.raising():
             module = patiently(partial(module_folder, self._settings, order.service, order.digest), FETCH_PATIENCE)
+            siblings = patiently(
+                partial(
+                    sibling_folders, self._settings, order.service, module, self._plan.current, partial(_say, folder)
+                ),
+                FETCH_PATIENCE,
+            )
             self._check_script(folder)
         with self._phase("environment"), stop.raising():
             environment = Environments(self._settings, self._context.environ).provide(
@@ -153,7 +160,7 @@ class _Attempt:
         with self._phase("run"):
             output.make(left)
             task = self._task(dicom, inputs, left)
-            end = self._call(folder, module, environment.python, task)
+            end = self._call(folder, module, siblings, environment.python, task)
             output.have(left)
         if end.log_fault is not None:
             log.error("part of the job's log is lost", why=end.log_fault)
@@ -178,7 +185,9 @@ class _Attempt:
             _say(folder, f"the script.sh of service {service} has not run on this worker yet; it runs first")
             raise StoppedError(ExitReason.HANDED_BACK)
 
-    def _call(self, folder: AttemptFolder, module: Path, python: Path, task: dict[str, Any]) -> End:
+    def _call(
+        self, folder: AttemptFolder, module: Path, siblings: Mapping[str, Path], python: Path, task: dict[str, Any]
+    ) -> End:
         order, settings = self._order, self._settings
         for place in (settings.cache / order.service, settings.logs):
             place.mkdir(parents=True, exist_ok=True)
@@ -188,7 +197,10 @@ class _Attempt:
                 json.dump(task, file)
             os.lseek(paper, 0, os.SEEK_SET)
             command = Command(
-                argv=[str(python), "-I", str(Path(runner.__file__)), contract.__file__, order.service, str(module)],
+                argv=[
+                    *(str(python), "-I", str(Path(runner.__file__)), contract.__file__, order.service, str(module)),
+                    *(f"{name}={place}" for name, place in sorted(siblings.items())),
+                ],
                 env=surroundings.of_job(settings, self._context.environ, order.service, python.parent, folder.tmpdir()),
                 cwd=str(folder.scratch),
                 log=str(folder.log),

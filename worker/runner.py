@@ -1,8 +1,9 @@
 """Runs one worker function, in the service's own interpreter (Python 3.9 or newer), as its own process.
 
-The worker starts this file with `<environment>/bin/python -I runner.py CONTRACT SERVICE FOLDER`. Nothing of the
-platform is importable from here: the service contract (`dcm_processor/contract.py`) is loaded by its path, and
-`sys.path` holds the standard library, the service's own folder and its environment's packages.
+The worker starts this file with `<environment>/bin/python -I runner.py CONTRACT SERVICE FOLDER [SIBLING=FOLDER…]`.
+Nothing of the platform is importable from here: the service contract (`dcm_processor/contract.py`) is loaded by its
+path, and `sys.path` holds the standard library, the service's own folder and its environment's packages. Other
+services' packages are found where none of these has a module of their name.
 
 What is to be done lies in the file open as descriptor 4 (`worker.run.task`); what happened goes to descriptor 3 as
 lines of JSON: `begins`, and `raised` where the function, or the import of its module, raised.
@@ -39,14 +40,17 @@ def load_contract(path: str) -> Any:
     return module
 
 
-def make_importable(contract: Any, service: str, folder: str) -> None:
+def make_importable(contract: Any, service: str, folder: str, siblings: "list[str]") -> None:
     """Have the service's folder act as a package of its name, and its files importable by their own names as well.
 
-    The standard library comes before them, the environment's packages after.
+    The standard library comes before them, the environment's packages after, and after these the packages of other
+    services (`NAME=FOLDER`).
     """
     sys.meta_path.insert(0, contract.ServiceFinder({service: Path(folder)}))
     packages = [place for place in sys.path if place.endswith(("site-packages", "dist-packages"))]
     sys.path.insert(sys.path.index(packages[0]) if packages else len(sys.path), folder)
+    others = [each.partition("=") for each in siblings]
+    sys.meta_path.append(contract.ServiceFinder({name: Path(place) for name, _, place in others}))
 
 
 def arguments(contract: Any, task: "dict[str, Any]") -> "dict[str, Any]":
@@ -135,7 +139,7 @@ def main() -> NoReturn:
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, all_threads=True)
     service, folder = sys.argv[2], sys.argv[3]
-    make_importable(contract, service, folder)
+    make_importable(contract, service, folder, sys.argv[4:])
     me, status = os.getpid(), 0
     try:
         function = contract.resolve(task["function"], Path(folder))
@@ -161,4 +165,4 @@ def main() -> NoReturn:
 if __name__ == "__main__":
     main()
 elif __name__ == "__mp_main__":  # a process of multiprocessing (spawn, forkserver) that this one started
-    make_importable(load_contract(sys.argv[1]), sys.argv[2], sys.argv[3])
+    make_importable(load_contract(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])

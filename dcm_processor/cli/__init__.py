@@ -41,6 +41,20 @@ class _Nouns(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(_NOUNS.items()))
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run and exit; wrong usage is one line as well."""
+        try:
+            status = super().main(*args, **{**extra, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.UsageError as error:
+            from dcm_processor.cli.misuse import told  # noqa: PLC0415 - difflib, which `--help` need not wait for
+
+            click.echo(f"dcm-processor: {told(error)}", err=True)
+            sys.exit(error.exit_code)
+        sys.exit(status if isinstance(status, int) else 0)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

@@ -7,11 +7,24 @@ from typing import Any
 
 import requests
 
-from dcm_processor.errors import NotKnownError, PermanentError, TransientError, UsageError
+from dcm_processor.errors import (
+    DcmProcessorError,
+    NotKnownError,
+    PermanentError,
+    StudyGoneError,
+    TransientError,
+    UsageError,
+)
 from dcm_processor.settings import Settings
 
 _PREFIX = "/api/v1"
 _PAGE = 500  # the most that the API gives at once
+_KINDS: Mapping[int, type[DcmProcessorError]] = {
+    410: StudyGoneError,
+    **dict.fromkeys((400, 413, 415, 416, 422), UsageError),
+    **dict.fromkeys((429, 502, 503, 504), TransientError),
+}
+"""What the API's statuses mean; any other: PermanentError."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +41,8 @@ class Client:
     """Speaks to the scheduler with the `scheduler_token`; paths are those below /api/v1.
 
     Every method raises TransientError where the scheduler does not answer or cannot now, NotKnownError for what it does
-    not know, UsageError for a request it does not understand, and PermanentError for one it refuses. `timeout` is in
-    seconds.
+    not know, StudyGoneError for a study that Orthanc does not hold, UsageError for a request it does not understand,
+    and PermanentError for one it refuses. `timeout` is in seconds.
     """
 
     def __init__(self, settings: Settings, *, timeout: float = 75) -> None:
@@ -66,9 +79,7 @@ class Client:
             return checked(text)
         found = self.post("/studies/search", {"studyInstanceUID": text})["items"]
         if not found:
-            raise NotKnownError(
-                "no study of this StudyInstanceUID is known; `dcm-processor study list` shows those that are"
-            )
+            raise _no_study(text)
         return str(found[0]["studyId"])
 
     def log_part(self, job_id: str, offset: int = 0, attempt: int | None = None) -> LogPart:
@@ -103,7 +114,26 @@ class Client:
             raise TransientError(f"no scheduler answers at {self._url}; is it running? `{start}` starts it") from None
         if answer.ok:
             return answer
-        raise _error(answer)
+        raise _error(answer, path)
+
+
+def _unknown(path: str, detail: str) -> NotKnownError:
+    """What a 404 is about, named as the user named it; `detail` is the API's own word."""
+    match path.split("/")[1:]:
+        case ["studies", name, *_]:
+            return _no_study(name)
+        case ["jobs", name, *_] if "attempt" not in detail:
+            return NotKnownError(no_job(name))
+    return NotKnownError(detail)
+
+
+def no_job(name: str) -> str:
+    """What is said of a job that is not known."""
+    return f"no job {name} is known; `dcm-processor study show STUDY` shows those of a study"
+
+
+def _no_study(name: str) -> NotKnownError:
+    return NotKnownError(f"no study {name} is known; `dcm-processor study list` shows those that are")
 
 
 def checked(identifier: str) -> str:
@@ -112,11 +142,13 @@ def checked(identifier: str) -> str:
     Raises UsageError.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", identifier):
-        raise UsageError(f"{identifier!r} is no identifier; `study list` and `study show` give those there are")
+        raise UsageError(
+            f"{identifier!r} is no identifier; `dcm-processor study list` and `study show` give those there are"
+        )
     return identifier
 
 
-def _error(answer: requests.Response) -> Exception:
+def _error(answer: requests.Response, path: str) -> Exception:
     """A problem document (RFC 9457) as an error of ours."""
     try:
         detail = str(answer.json()["detail"])
@@ -127,11 +159,6 @@ def _error(answer: requests.Response) -> Exception:
     match answer.status_code:
         case 401 | 403:
             return PermanentError(f"the scheduler refuses our token: {detail}; is BASEDIR the one it was started with?")
-        case 404 | 410:
-            return NotKnownError(detail)
-        case 400 | 413 | 415 | 416 | 422:
-            return UsageError(detail)
-        case 429 | 502 | 503 | 504:
-            return TransientError(detail)
-        case _:
-            return PermanentError(detail)
+        case 404:
+            return _unknown(path, detail)
+    return _KINDS.get(answer.status_code, PermanentError)(detail)

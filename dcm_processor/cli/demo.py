@@ -35,7 +35,8 @@ def demo(*, force: bool, started_by_us: bool, as_json: bool) -> None:
     """
     chosen = settings()
     state = State.read(chosen)
-    stable_age = state.stableAge if state else chosen.STABLE_AGE
+    if state is not None:
+        chosen = state.as_started(chosen)
     # Beside a document on stdout, what goes on is told on stderr.
     console = _console(stderr=as_json)
     with (
@@ -53,9 +54,10 @@ def demo(*, force: bool, started_by_us: bool, as_json: bool) -> None:
         watched.step("services temp and dcm2nii are installed")
         sent = run.send(Peer(*chosen.dicom_address, chosen.DICOM_AET), watched.counting("sending the sample studies"))
         watched.step(
-            f"{sent} instances of {len(samples)} studies sent by C-STORE; a new study is stable after {stable_age} s"
+            f"{sent} instances of {len(samples)} studies sent by C-STORE; "
+            f"a new study is stable after {chosen.STABLE_AGE} s"
         )
-        run.follow(PATIENCE + stable_age, watched.rows)
+        run.follow(PATIENCE + chosen.STABLE_AGE, watched.rows)
         took = watched.seconds
     if as_json:
         show_json(_document(run, chosen))
@@ -81,10 +83,11 @@ def _show(console: Console, demo: Demo, chosen: Settings, took: float, *, stays:
         job, text = found
         console.print(display.log(job["jobName"], text, _LOG_LINES), soft_wrap=True)
     console.print(display.pages(_pages(chosen)))
-    if stays and chosen.STABLE_AGE != DEMO_STABLE_AGE:
+    usual = settings().STABLE_AGE
+    if stays and usual != DEMO_STABLE_AGE:
         local = "--local " if chosen.MODE == "local" else ""
         console.print(
-            f"\nThe stack runs on, with STABLE_AGE {DEMO_STABLE_AGE} for the demo instead of {chosen.STABLE_AGE}; "
+            f"\nThe stack runs on, with STABLE_AGE {DEMO_STABLE_AGE} for the demo instead of {usual}; "
             f"`bash run.sh {local}--down` stops it, and the next start takes yours.",
             soft_wrap=True,
         )

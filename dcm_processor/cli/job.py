@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dcm_processor.cli.client import Client, checked
+from dcm_processor.cli.client import Client, checked, no_job
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import (
     json_option,
@@ -22,6 +22,7 @@ from dcm_processor.vocabulary import JobState
 
 _JOB = click.argument("job_id", metavar="JOB")
 _BETWEEN_LOOKS = 0.5  # seconds
+_NOT_KNOWN = 404  # HTTP's status
 
 
 @click.group()
@@ -125,7 +126,9 @@ def rerun(job_ids: tuple[str, ...], *, as_json: bool) -> None:
     for accepted in [] if as_json else answer["accepted"]:
         click.echo(f"accepted; `dcm-processor study show {accepted['studyId']}` shows what comes of it")
     for refused in answer["refused"]:
-        click.echo(f"dcm-processor: {printable(refused['jobId'])}: {printable(refused['reason'])}", err=True)
+        name, reason = refused["jobId"], refused["reason"]
+        told = no_job(name) if refused["status"] == _NOT_KNOWN else f"{name}: {reason}"
+        click.echo(f"dcm-processor: {printable(told)}", err=True)
     raise SystemExit(1 if answer["refused"] else 0)
 
 

@@ -60,7 +60,7 @@ def summary(settings: Settings, state: State, known: int, changed: Sequence[str]
     `known` studies were there before the platform; `changed` settings are not in force.
     """
     notes = [Text(f"\n{note}", "yellow") for note in _notes(settings, state, known, changed)]
-    return Group(_places(settings, state), *notes, _next_steps(state))
+    return Group(_places(state.as_started(settings), state), *notes, _next_steps(state))
 
 
 def programs(state: State, found: Sequence[Status]) -> RenderableType:
@@ -120,8 +120,8 @@ def _notes(settings: Settings, state: State, known: int, changed: Sequence[str])
         )
     if changed:
         notes.append(
-            f"Changed since the start and not in force: {', '.join(changed)}. "
-            "`bash run.sh --local --down` and a new start bring it."
+            f"Changed since the start and not in force: {', '.join(changed)}; what runs has the old setting. "
+            "`bash run.sh --local --down` and a new start bring the new one."
         )
     return notes
 

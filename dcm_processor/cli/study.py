@@ -11,6 +11,7 @@ from dcm_processor.errors import PermanentError
 from dcm_processor.vocabulary import StudyState, Verdict
 
 _STUDY = click.argument("study")
+_LAST_EVENTS = 3
 
 
 @click.group()
@@ -35,7 +36,7 @@ def list_(state: str | None, limit: int, *, as_json: bool) -> None:
         (
             each["studyId"],
             each["state"],
-            _counts(each["jobs"]) or each["reason"],
+            _in_short(each),
             each["studyDate"],
             " ".join(each["modalities"]),
             each["description"],
@@ -51,7 +52,7 @@ def list_(state: str | None, limit: int, *, as_json: bool) -> None:
 @_STUDY
 @json_option
 def show(study: str, *, as_json: bool) -> None:
-    """Show a study with the jobs of its newest plan (all plans: --json)."""
+    """Show a study with the jobs of its newest plan, and what came of its newest events (all of them: --json)."""
     client = Client(settings())
     found = client.get(f"/studies/{client.study_id(study)}")
     if as_json:
@@ -61,10 +62,15 @@ def show(study: str, *, as_json: bool) -> None:
     click.echo(printable(f"study {found['studyId']}: {found['state']}{reason}"))
     about = [found["studyDate"], " ".join(found["modalities"]), found["description"], found["studyInstanceUID"]]
     click.echo(printable("  ".join(part for part in about if part)))
-    if not found["plans"]:
-        click.echo("no plan yet")
-        return
-    plan, *earlier = found["plans"]
+    if found["plans"]:
+        _show_plan(*found["plans"])
+    else:
+        click.echo("no plan" if found["state"] == StudyState.UNPLANNED else "no plan yet")
+    _show_events(found["events"])
+
+
+def _show_plan(plan: dict[str, Any], *earlier: dict[str, Any]) -> None:
+    """The newest plan with its jobs."""
     click.echo(printable(f"plan {plan['planId']}, {local_time(plan['createdAt'])} ({plan['reason']})"))
     rows = [
         (
@@ -82,7 +88,21 @@ def show(study: str, *, as_json: bool) -> None:
     for fault in plan["faults"]:
         click.echo(f"warning: {printable(fault)}", err=True)
     if earlier:
-        click.echo(f"{len(earlier)} earlier plans: --json shows them")
+        click.echo(f"earlier plans: {len(earlier)}; --json shows them")
+
+
+def _show_events(events: list[dict[str, Any]]) -> None:
+    """What came of the newest events; for a request that changed nothing this is the only place to say so."""
+    rows = [(local_time(event["receivedAt"]), event["kind"], _came_of(event)) for event in events[:_LAST_EVENTS]]
+    if rows:
+        click.echo()
+        show_table(("RECEIVED", "EVENT", "WHAT CAME OF IT"), rows, "")
+
+
+def _came_of(event: dict[str, Any]) -> str:
+    if event["handledAt"]:
+        return str(event["result"])
+    return f"{event['result']}; to be tried again" if event["result"] else "not dealt with yet"
 
 
 @study.command()
@@ -94,7 +114,7 @@ def explain(study: str, *, as_json: bool) -> None:
     found = client.get(f"/studies/{client.study_id(study)}/explain")
     if as_json:
         show_json(found)
-        return
+        raise SystemExit(1 if found["reason"] else 0)
     if found["reason"]:
         raise PermanentError(f"the study would get no plan: {found['reason']}")
     click.echo(printable(f"{len(found['seriesIds'])} series, {found['numberOfInstances']} instances"))
@@ -129,8 +149,11 @@ def _show_callback(job: dict[str, Any]) -> None:
         click.echo(printable(text.rstrip("\n")))
 
 
-def _counts(jobs: dict[str, int]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in jobs.items())
+def _in_short(found: dict[str, Any]) -> str | None:
+    """How many jobs stand where; why there are none, or none of the newest revision."""
+    counts = ", ".join(f"{count} {state}" for state, count in found["jobs"].items())
+    reason: str | None = found["reason"]
+    return reason if found["state"] == StudyState.UNPLANNED or not counts else counts
 
 
 def _short(series_id: str | None) -> str:

@@ -14,6 +14,7 @@ from dcm_processor.ledger.schema import events as events_table
 from dcm_processor.ledger.schema import jobs as jobs_table
 from dcm_processor.ledger.schema import plans as plans_table
 from dcm_processor.ledger.schema import studies as studies_table
+from dcm_processor.vocabulary import Verdict
 
 _STUDIES_CURSOR = re.compile(r"[0-9]{1,18}")  # what fits a database's integer
 _JOBS_CURSOR = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?~[A-Za-z0-9_-]{1,200}")
@@ -40,11 +41,11 @@ def studies(db: Connection, state: str | None, cursor: str | None, limit: int, s
     rows = db.execute(query).mappings().all()
     counts: dict[str, dict[str, int]] = defaultdict(dict)
     active = [row["active_plan_id"] for row in rows if row["active_plan_id"]]
-    grouped = select(jobs_table.c.plan_id, jobs_table.c.state, func.count()).where(
-        jobs_table.c.plan_id.in_(active), jobs_table.c.state.is_not(None)
-    )
-    for plan_id, job_state, number in db.execute(grouped.group_by(jobs_table.c.plan_id, jobs_table.c.state)):
-        counts[plan_id][str(job_state)] = number
+    standing = func.coalesce(jobs_table.c.state, jobs_table.c.verdict)
+    counted = jobs_table.c.state.is_not(None) | (jobs_table.c.verdict == Verdict.ERRORED)
+    grouped = select(jobs_table.c.plan_id, standing, func.count()).where(jobs_table.c.plan_id.in_(active), counted)
+    for plan_id, word, number in db.execute(grouped.group_by(jobs_table.c.plan_id, standing)):
+        counts[plan_id][str(word)] = number
     items = [{**_study(row), "jobs": counts.get(row["active_plan_id"], {})} for row in rows[:limit]]
     return Page(items, str(rows[limit - 1]["number"]) if len(rows) > limit else None)
 
@@ -65,8 +66,9 @@ def study(db: Connection, study_id: str) -> dict[str, Any] | None:
     counts: dict[str, int] = defaultdict(int)
     for job_row in found:
         by_plan[job_row["plan_id"]].append({**_job(job_row), "attempts": tried[job_row["job_id"]]})
-        if job_row["plan_id"] == row["active_plan_id"] and job_row["state"]:
-            counts[job_row["state"]] += 1
+        word = job_row["state"] or job_row["verdict"]
+        if job_row["plan_id"] == row["active_plan_id"] and (job_row["state"] or word == Verdict.ERRORED):
+            counts[word] += 1
     event_rows = db.execute(
         select(events_table)
         .where(events_table.c.study_id == study_id)

@@ -14,11 +14,15 @@ _LISTEN = "0A"  # the state in /proc/net/tcp
 
 @dataclass(frozen=True)
 class Port:
-    """A port of the stack: the key of .env that sets it, and where its server listens."""
+    """A port of the stack: the key of .env that sets it, and where its server listens.
+
+    `address_key` sets that, where a key does.
+    """
 
     key: str
     number: int
     address: str
+    address_key: str = ""
 
 
 def faults(ports: Iterable[Port]) -> list[str]:
@@ -32,21 +36,35 @@ def faults(ports: Iterable[Port]) -> list[str]:
             )
             continue
         seen[port.number] = port.key
-        if reason := _refusal(port):
+        if port.address_key and (reason := _no_address(port.address)):
+            found.append(f"{port.address_key}={port.address}: {reason}; set another {port.address_key} in .env.local")
+        elif reason := _refusal(port):
             found.append(f"{port.key}={port.number}: {reason}; set another {port.key} in .env.local")
     return found
 
 
+def _no_address(address: str) -> str | None:
+    """Why nothing of this machine can listen there, whatever the port."""
+    with _probe(address) as probe:
+        try:
+            probe.bind((address, 0))
+        except (OSError, UnicodeError) as error:
+            return f"is no address of this machine ({getattr(error, 'strerror', None) or error})"
+    return None
+
+
+def _probe(address: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+
+
 def _refusal(port: Port) -> str | None:
-    with socket.socket(socket.AF_INET6 if ":" in port.address else socket.AF_INET) as probe:
+    with _probe(port.address) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do: a port just left is free
         try:
             probe.bind((port.address, port.number))
             probe.listen(1)
         except PermissionError:
             return "this user may not open ports below 1024"
-        except socket.gaierror:
-            return f"{port.address} is no address"
         except OSError as error:
             holder = _holder(port.number)
             return f"taken by {holder}" if holder else f"{port.address} cannot be used ({error.strerror})"

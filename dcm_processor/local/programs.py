@@ -59,7 +59,7 @@ def ports(settings: Settings) -> tuple[Port, ...]:
     """The ports that these programs listen on."""
     found = [
         Port("SCHEDULER_PORT", settings.SCHEDULER_PORT, _LOOPBACK),
-        Port("DASHBOARD_PORT", settings.DASHBOARD_PORT, settings.BIND_ADDRESS),
+        Port("DASHBOARD_PORT", settings.DASHBOARD_PORT, settings.BIND_ADDRESS, "BIND_ADDRESS"),
     ]
     if settings.starts_redis:
         found.append(Port("REDIS_PORT", settings.REDIS_PORT, _LOOPBACK))

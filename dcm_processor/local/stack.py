@@ -27,6 +27,8 @@ START_SECONDS = 120.0
 _MOST_STARTS = 3  # a program that had to be started so often will not come
 _POLL = 0.1  # seconds
 _TAIL = 20  # lines of a log
+_ELSEWHERE = ("DATABASE_URL", "ORTHANC_REST_URL", "ORTHANC_REST_USERNAME", "REDIS_HOST", "REDIS_TLS", "REDIS_URL")
+"""Settings that name the servers a stack uses; stack.json does not keep them, since they may hold passwords."""
 
 Watch = Callable[[Mapping[str, str | None]], None]
 """Told, again and again, of each part by name: None where it answers, else what it still lacks."""
@@ -108,6 +110,7 @@ class Stack:
             stableAge=settings.STABLE_AGE,
             socket=str(socket),
             settings=digests(settings),
+            bindAddress=settings.BIND_ADDRESS,
         )
         server_files.write(settings)
         basedir.write_private(_supervisor_file(settings), configuration.supervisord_conf(wanted, _umask()))
@@ -122,6 +125,13 @@ class Stack:
         return Up(started=True, state=state, known=_known_studies(settings))
 
     def _adjust(self, state: State, supervisor: Supervisor, scale: int | None, watch: Watch) -> Up:
+        changed = state.changed(self.settings)
+        if elsewhere := [key for key in changed if key in _ELSEWHERE]:
+            keys = ", ".join(elsewhere)
+            raise StackError(
+                f"what runs was started with another {keys}, and cannot change that while it runs: "
+                "`bash run.sh --local --down`, then start it again"
+            )
         if scale is not None and scale != state.scale:
             wanted = programs(self.settings, scale)
             basedir.write_private(_supervisor_file(self.settings), configuration.supervisord_conf(wanted, _umask()))
@@ -129,12 +139,7 @@ class Stack:
             state = replace(state, scale=scale)
             state.write(self.settings)
         supervisor.start_stopped()
-        as_started = self.settings.model_copy(update={**state.ports, "STABLE_AGE": state.stableAge})
-        self._wait(as_started, supervisor, watch)
-        now = digests(self.settings)
-        changed = tuple(
-            sorted(key for key in now.keys() | state.settings.keys() if now.get(key) != state.settings.get(key))
-        )
+        self._wait(state.as_started(self.settings), supervisor, watch)
         return Up(started=False, state=state, known=_known_studies(self.settings), changed=changed)
 
     def _stop(self) -> Down:

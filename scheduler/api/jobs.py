@@ -9,6 +9,7 @@ from pydantic import Field
 from werkzeug.exceptions import Conflict, RequestedRangeNotSatisfiable
 
 from dcm_processor.errors import NotKnownError
+from dcm_processor.registry import ServiceRegistry
 from dcm_processor.vocabulary import EventKind, JobState, Verdict
 from scheduler.api.lists import Asked, Cursor, Limit, bad_cursor
 from scheduler.api.models import AcceptedJobs, BulkAccepted, Job, JobPage, RefusedJob
@@ -101,7 +102,7 @@ def show_log(job_id: str, query: LogQuery) -> Response:
 def rerun_job(job_id: str) -> AcceptedJobs:
     """Run the job and its dependents again: same headers and params, today's version; its dependencies are reused."""
     job = _known(job_id)
-    if why := _why_no_rerun(job, _newest_plan(job["studyId"])):
+    if why := _why_no_rerun(job, _newest_plan(job["studyId"]), parts().store.load()):
         raise Conflict(why)
     return _record(EventKind.RERUN, job["studyId"], [job_id])
 
@@ -113,6 +114,7 @@ def rerun_jobs(body: Jobs) -> BulkAccepted:
     refused: list[RefusedJob] = []
     newest: dict[str, str] = {}
     together: dict[str, list[str]] = defaultdict(list)
+    services = parts().store.load()
     for job_id in dict.fromkeys(body.job_ids):
         try:
             job = _known(job_id)
@@ -121,7 +123,7 @@ def rerun_jobs(body: Jobs) -> BulkAccepted:
             continue
         if job["studyId"] not in newest:
             newest[job["studyId"]] = _newest_plan(job["studyId"])
-        if why := _why_no_rerun(job, newest[job["studyId"]]):
+        if why := _why_no_rerun(job, newest[job["studyId"]], services):
             refused.append(RefusedJob(job_id=job_id, status=409, reason=why))
         else:
             together[job["studyId"]].append(job_id)
@@ -153,13 +155,18 @@ def _newest_plan(study_id: str) -> str:
     return str(study["plans"][0]["planId"]) if study is not None and study["plans"] else ""
 
 
-def _why_no_rerun(job: dict[str, Any], newest_plan: str) -> str | None:
+def _why_no_rerun(job: dict[str, Any], newest_plan: str, services: ServiceRegistry) -> str | None:
     if job["verdict"] != Verdict.SCHEDULED:
         return f"The job was not scheduled ({job['verdict']}); run its study again to have the callbacks asked anew"
     if not JobState(job["state"]).ended:
         return f"The job is {job['state']}; it can be run again once it has ended, or be cancelled"
     if job["planId"] != newest_plan:
         return f"The study has a later plan, {newest_plan}; run the job of that plan again"
+    if services.same(job["service"], job["jobName"]) is None:
+        return (
+            f"Service {job['service']} is not installed any more, or not with this job; install it again (`bash "
+            "service.sh install`) to run the job, or run the study again to have it planned without"
+        )
     return None
 
 

@@ -127,7 +127,9 @@ class StudySummary(Answer):
     modalities: list[str] = Field(description="The Modality (0008,0060) of each kind of series.")
     description: str | None = Field(description="StudyDescription (0008,1030).")
     active_plan_id: str | None = Field(description="The plan that counts; null before the first.")
-    jobs: dict[str, int] = Field(description="How many of the active plan's scheduled jobs stand in which state.")
+    jobs: dict[str, int] = Field(
+        description="How many of the active plan's scheduled jobs stand in which state, and how many `errored`."
+    )
 
 
 class StudyPage(Answer):
@@ -209,8 +211,8 @@ class Explained(Answer):
     """The plan a study would get now."""
 
     study_id: str = Field(description="Orthanc's identifier of the study.")
-    ending: Literal["planned", "ours"] = Field(
-        description="`planned`, or `ours`: no plan, since the platform itself stored all the study holds."
+    ending: Literal["planned", "ours", "failed"] = Field(
+        description="`planned`; or no plan: `ours`, since the platform itself stored all the study holds, or `failed`."
     )
     reason: str = Field(description="Why there would be no plan; empty where there would be one.")
     revision: str = Field(description="Digest of the study's instances; empty where there would be no plan.")

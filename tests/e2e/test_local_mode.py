@@ -150,6 +150,24 @@ def test_a_setting_that_changed_meanwhile_is_named_and_not_in_force(installation
     assert installation.stack_json()["stableAge"] == 60
 
 
+def test_a_changed_address_is_named_and_what_runs_is_asked_where_it_listens(installation: Installation) -> None:
+    began = time.monotonic()
+    done = installation.up(BIND_ADDRESS="127.0.0.2")
+    assert time.monotonic() - began < 20
+    assert "not in force: BIND_ADDRESS; what runs has the old setting" in done.stdout
+    assert f"http://127.0.0.1:{installation.settings['DASHBOARD_PORT']}" in done.stdout
+    assert installation.stack_json()["bindAddress"] == "127.0.0.1"
+
+
+def test_other_servers_than_those_that_are_used_are_refused_at_once(installation: Installation) -> None:
+    began = time.monotonic()
+    done = installation.bash("run.sh", "--local", ORTHANC_REST_URL="http://127.0.0.1:1")
+    assert time.monotonic() - began < 20
+    assert done.returncode == 1
+    assert "started with another ORTHANC_REST_URL" in done.stderr
+    assert "`bash run.sh --local --down`" in done.stderr
+
+
 @pytest.mark.parametrize("program", ["redis", "orthanc", "scheduler", "controller", "dashboard", "worker_00"])
 def test_a_killed_program_comes_back_and_the_stack_is_healthy(installation: Installation, program: str) -> None:
     pid = installation.programs()[program]
@@ -242,6 +260,13 @@ def test_a_taken_port_is_named_before_anything_starts(another: Installation) -> 
     assert f"DASHBOARD_PORT={another.settings['DASHBOARD_PORT']}: taken by process {os.getpid()}" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (another.basedir / "logs" / "supervisord.log").exists()
+
+
+def test_an_address_that_is_none_is_named_before_anything_starts(another: Installation) -> None:
+    done = another.bash("run.sh", "--local", BIND_ADDRESS="nonsense")
+    assert done.returncode == 1
+    assert "BIND_ADDRESS=nonsense: is no address of this machine" in done.stderr
+    assert marked(another.basedir) == []
 
 
 def test_a_program_that_cannot_run_is_named_with_the_end_of_its_log_and_nothing_stays(another: Installation) -> None:

@@ -138,10 +138,18 @@ def test_every_strange_answer_is_orthanc_unavailable(
         client.study(STUDY)
 
 
+@pytest.mark.parametrize("body", [b"", b"nonsense" * 1000, bytes(4096), bytes(128) + b"DICM"])
+def test_a_file_that_says_of_no_instance_is_damaged_not_empty(impostor: Impostor, client: Orthanc, body: bytes) -> None:
+    """Headers made of it would be empty, and every callback asked about nothing."""
+    impostor.answer = http(200, body, "application/dicom")
+    with pytest.raises(OrthancUnavailableError, match=rf"damaged file for instance {STUDY}: no SOPInstanceUID and no"):
+        client.dataset(STUDY)
+
+
 def test_a_404_that_is_orthancs_means_gone(impostor: Impostor, client: Orthanc) -> None:
     """With a body, or (an unknown study, or HttpDescribeErrors off) without: then the server has to be an Orthanc."""
     impostor.answer = http(404, ORTHANCS_404)
-    with pytest.raises(StudyGoneError):
+    with pytest.raises(StudyGoneError, match=r"does not hold the study .*: send it again"):
         client.study(STUDY)
     assert impostor.paths == [f"/studies/{STUDY}"]
 

@@ -64,6 +64,11 @@ def test_wrong_usage_is_status_2_and_one_line_and_touches_nothing(
     assert not (bare.folder / ".venv").exists()
 
 
+def test_help_says_what_fewer_workers_mean_for_their_jobs(bare: Checkout) -> None:
+    said = " ".join(bare.run("run.sh", "--help").stdout.split())
+    assert "gives its job WORKER_STOP_GRACE seconds, then hands the attempt back" in said
+
+
 def test_help_shows_every_option(bare: Checkout) -> None:
     done = bare.run("run.sh", "--help")
     assert done.returncode == 0

@@ -21,6 +21,13 @@ def test_init_installs_the_base_services_and_then_what_is_one_s_own(ready: Check
     assert done.returncode == 3
 
 
+def test_init_takes_no_argument_and_says_so(ready: Checkout) -> None:
+    done = ready.run("init.sh", "foo")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "init.sh: it takes no argument, and 'foo' is one; `bash init.sh --help` shows what there is\n"
+    assert "installs the base services" in ready.run("init.sh", "--help").stdout
+
+
 def test_with_nothing_running_a_service_is_installed_and_listed(tmp_path: Path) -> None:
     """From another folder, with a relative path, as SEED.md has it."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dcm_processor import service_tree
 from dcm_processor.contract import AddedParams, Headers, call, interpret
 from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS
 from dcm_processor.job_settings import JobSettings
@@ -121,3 +122,15 @@ def test_files_that_are_named_are_there(document: Path) -> None:
     folders = "dcm_processor|scheduler|worker|dashboard|orthanc|services|sh|docs|tests|requirements|benchmarks"
     for path in re.findall(rf"`((?:{folders})/[\w./-]*\w/?)`", document.read_text()):
         assert (CHECKOUT / path).exists(), path
+
+
+def test_the_service_of_the_readme_is_the_version_that_it_says(tmp_path: Path) -> None:
+    """Its four files, made as it shows them."""
+    text = (CHECKOUT / "README.md").read_text().partition("## A service in five minutes")[2]
+    found = re.findall(r"^`lungs/([^`]+)`\n\n(?:```\w+\n(.*?)^```|((?:    [^\n]*\n)+))", text, re.MULTILINE | re.DOTALL)
+    for path, fenced, indented in found:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(fenced or re.sub("^    ", "", indented, flags=re.MULTILINE))
+    assert len(found) == 4
+    digest = service_tree.digest({part: tmp_path / part for part in service_tree.PARTS})
+    assert f"service lungs: installed, version {digest[:12]}\n" in text

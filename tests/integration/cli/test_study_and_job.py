@@ -13,7 +13,7 @@ from sqlalchemy import update
 from werkzeug.serving import make_server
 
 from dcm_processor.errors import TransientError
-from dcm_processor.ledger import schema
+from dcm_processor.ledger import events, schema, studies
 from dcm_processor.vocabulary import AttemptState, EventKind, ExitReason, JobState, StudyState, Verdict
 from tests.integration.scheduler.api.stand import Installation, study_id
 from tests.servers import free_port
@@ -27,9 +27,11 @@ def explained(study: str) -> Mapping[str, Any]:
     """What a planner would say."""
     if study == study_id(3):
         raise TransientError("Orthanc does not answer")
+    empty: dict[str, Any] = {"revision": "", "seriesIds": [], "numberOfInstances": 0, "jobs": [], "faults": []}
     if study == study_id(4):
-        empty: dict[str, Any] = {"revision": "", "seriesIds": [], "numberOfInstances": 0, "jobs": [], "faults": []}
         return {"studyId": study, "ending": "ours", "reason": "it holds only what the platform stored", **empty}
+    if study == study_id(5):
+        return {"studyId": study, "ending": "failed", "reason": "planning raised KeyError (plan.py, line 7)", **empty}
     job = {"service": "temp", "version": "0" * 32, "stage": "main", "level": "study", "queue": "default", "position": 0}
     job |= {"seriesId": None, "dependsOn": [], "injected": {}, "traceback": None, "callbackOutput": ""}
     return {
@@ -132,6 +134,17 @@ def test_studies_are_listed_newest_first_and_by_state(here: Here, cli: Cli) -> N
     assert [each["studyId"] for each in json.loads(cli.done("study", "list", "--json", "-n", "1"))] == [new]
 
 
+def test_callbacks_that_failed_are_counted_in_the_list(here: Here, cli: Cli) -> None:
+    study, errored = here.study(1), {"verdict": Verdict.ERRORED, "reason": "its callback failed"}
+    here.plan(study, {"job_name": "temp"}, {"job_name": "bad", **errored}, {"job_name": "worse", **errored})
+    [line] = lines(cli.done("study", "list"))[1:]
+    assert sorted(line[2].split(", ")) == ["1 finished", "2 errored"]
+    here.plan(study, {"job_name": "bad", **errored}, {"job_name": "no", "verdict": Verdict.DECLINED}, run=2)
+    [line] = lines(cli.done("study", "list"))[1:]
+    assert line[2] == "1 errored"
+    assert json.loads(cli.done("study", "show", study, "--json"))["jobs"] == {"errored": 1}
+
+
 def test_more_studies_than_a_page_holds_are_listed(here: Here, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dcm_processor.cli.client._PAGE", 2)
     ids = [here.study(number) for number in range(1, 6)]
@@ -151,10 +164,50 @@ def test_a_study_is_shown_by_either_identifier_with_its_jobs(here: Here, cli: Cl
     assert json.loads(cli.done("study", "show", study, "--json"))["studyId"] == study
 
 
+def test_a_rerun_that_came_to_nothing_is_seen(here: Here, cli: Cli) -> None:
+    study = here.study(1)
+    here.plan(study, {"job_name": "temp"})
+    cli.done("study", "rerun", study)
+    assert lines(cli.done("study", "show", study))[-1][1:] == ["rerun", "not dealt with yet"]
+    [event] = here.events(study)
+    with here.ledger.write() as db:
+        events.put_off(db, [event["event_id"]], "Orthanc does not answer", due_at=time.time(), counts=False)
+    assert lines(cli.done("study", "show", study))[-1][2] == "Orthanc does not answer; to be tried again"
+    gone = "Orthanc does not hold the study (any more)"
+    with here.ledger.write() as db:
+        events.settle(db, [event["event_id"]], gone, now=time.time())
+        for number in range(1, 6):
+            events.record(db, EventKind.STABLE, study, None, now=time.time() + number)
+    assert gone not in cli.done("study", "show", study), "the newest three are shown"
+    assert gone in cli.done("study", "show", study, "--json")
+
+
+def test_a_study_without_a_plan_says_why(here: Here, cli: Cli) -> None:
+    study = here.study(1, StudyState.UNPLANNED)
+    why = "planning failed (5 of 5): planning raised KeyError (plan.py, line 7)"
+    with here.ledger.write() as db:
+        number = events.record(db, EventKind.STABLE, study, None, now=time.time())
+        events.settle(db, [number], why, now=time.time())
+        studies.set_state(db, study, StudyState.UNPLANNED, reason=why, now=time.time())
+    assert lines(cli.done("study", "list"))[1][1:3] == ["unplanned", why]
+    said = cli.done("study", "show", study).splitlines()
+    assert said[0] == f"study {study}: unplanned: {why}"
+    assert said[2] == "no plan"
+    assert said[-1].endswith(f"\tstable\t{why}")
+    here.plan(study, {"job_name": "temp"})  # of an earlier revision
+    assert lines(cli.done("study", "list"))[1][1:3] == ["unplanned", why]
+
+
 def test_what_is_not_known_is_said_with_where_to_look(here: Here, cli: Cli) -> None:
-    assert "the ledger knows no such study" in cli.refused("study", "show", UNKNOWN)
-    assert "`dcm-processor study list`" in cli.refused("study", "show", "1.2.3.4")
-    assert "knows no such job" in cli.refused("job", "show", "nothing")
+    for name in (UNKNOWN, "1.2.3.4", "nope"):
+        for verb in ("show", "explain", "rerun"):
+            said = cli.refused("study", verb, name)
+            assert said == f"dcm-processor: no study {name} is known; `dcm-processor study list` shows those that are\n"
+    for verb in ("show", "log", "cancel", "rerun"):
+        said = cli.refused("job", verb, "nope")
+        assert said == (
+            "dcm-processor: no job nope is known; `dcm-processor study show STUDY` shows those of a study\n"
+        )
     for noun in ("study", "job"):
         assert "is no identifier" in cli.refused(noun, "show", "../../health/live", status=2)
 
@@ -171,6 +224,10 @@ def test_explain_shows_verdicts_and_why_a_callback_failed(here: Here, cli: Cli) 
 
 def test_where_there_would_be_no_plan_explain_says_why(here: Here, cli: Cli) -> None:
     assert "only what the platform stored" in cli.refused("study", "explain", here.study(4))
+    failed = here.study(5)
+    assert "would get no plan: planning raised KeyError (plan.py, line 7)" in cli.refused("study", "explain", failed)
+    answer = cli("study", "explain", failed, "--json")
+    assert (answer.exit_code, json.loads(answer.stdout)["ending"]) == (1, "failed")
 
 
 def test_what_fails_for_now_is_said_as_such(here: Here, cli: Cli) -> None:
@@ -201,6 +258,7 @@ def test_a_job_is_shown_with_its_attempts_and_its_traceback(here: Here, cli: Cli
 
 
 def test_jobs_run_again_or_are_refused_one_by_one(here: Here, cli: Cli) -> None:
+    here.install("bad", "temp")
     [failed] = here.plan(here.study(1), FAILED)
     [running] = here.plan(here.study(2), {"job_name": "temp", "state": JobState.STARTED})
     result = cli("job", "rerun", failed, running)

@@ -1,5 +1,7 @@
 """The pages of studies, from a real ledger."""
 
+import re
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -7,8 +9,11 @@ import pytest
 from flask import Flask
 
 from dashboard.app import create_app
+from dashboard.presentation import NAMES_SHOWN
 from dashboard.studies import PAGE_SIZE
-from dcm_processor.vocabulary import StudyState
+from dcm_processor.ledger import events
+from dcm_processor.ledger.studies import set_state
+from dcm_processor.vocabulary import EventKind, JobState, StudyState, Verdict
 from tests.integration.dashboard.conftest import Browser
 from tests.integration.dashboard.stand import LedgerOfStudies, many_states, settings_in, study_id
 from tests.servers import ValkeyServer
@@ -33,6 +38,19 @@ def test_every_job_is_shown_with_its_state_and_its_reason(reader: Browser, studi
         "waits for a free worker", "Orthanc did not answer, five times",
     ):  # fmt: skip
         assert reason in text, reason
+
+
+def test_words_that_stand_side_by_side_are_apart(reader: Browser, studies: LedgerOfStudies) -> None:
+    study = studies.study(9, StudyState.FAILED)
+    no = {"verdict": Verdict.DECLINED, "reason": "its callback said no"}
+    ended = {"state": "failed", "exit_reason": "exception", "error": "ValueError: no slice"}
+    many = [{"job_name": f"job-{number}", **no} for number in range(NAMES_SHOWN + 3)]
+    studies.plan(study, *many, {"job_name": "segment", "state": JobState.FAILED, "tries": [ended]})
+    for path, words in (
+        ("/", "and 3 more its callback said no"),
+        (f"/studies/{study}", "exception ValueError: no slice"),
+    ):
+        assert words in " ".join(re.sub(r"<[^>]*>", "", reader.get(path).text).split())
 
 
 def test_studies_stand_newest_first_and_link_to_their_pages(reader: Browser, studies: LedgerOfStudies) -> None:
@@ -105,6 +123,17 @@ def test_a_plan_made_while_services_were_broken_says_so(reader: Browser, studies
     text = reader.get(f"/studies/{study}").text
     assert "seg: settings.json: jobName: missing" in text
     assert "No service is installed that has a job" in text
+
+
+def test_a_request_that_came_to_nothing_is_seen_on_the_studys_page(reader: Browser, studies: LedgerOfStudies) -> None:
+    study = studies.study(10, StudyState.UNPLANNED, "planning failed (5 of 5)")
+    with studies.ledger.write() as db:
+        number = events.record(db, EventKind.RERUN, study, None, now=time.time())
+        events.settle(db, [number], "Orthanc does not hold the study", now=time.time())
+        set_state(db, study, StudyState.UNPLANNED, now=time.time())
+    text = " ".join(re.sub(r"<[^>]*>", "", reader.get(f"/studies/{study}").text).split())
+    assert "rerun Orthanc does not hold the study" in text
+    assert "No plan." in text
 
 
 def test_a_study_without_a_plan_says_how_to_get_one(reader: Browser, studies: LedgerOfStudies) -> None:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from dcm_processor.local.ports import Port, faults
 from dcm_processor.local.processes import MARK
 from tests.servers import free_port
@@ -49,6 +51,13 @@ def test_one_number_for_two_keys_is_a_fault_of_both() -> None:
 def test_an_address_of_another_machine_cannot_be_used() -> None:
     (fault,) = faults([Port("DASHBOARD_PORT", free_port(), "192.0.2.1")])
     assert "192.0.2.1 cannot be used" in fault
+
+
+@pytest.mark.parametrize("address", ["nonsense", "192.0.2.1", "[::1]", "a" * 80, "127.0.0.1:8080"])
+def test_an_address_that_a_setting_made_unusable_names_that_setting(address: str) -> None:
+    (fault,) = faults([Port("DASHBOARD_PORT", free_port(), address, "BIND_ADDRESS")])
+    assert fault.startswith(f"BIND_ADDRESS={address}: is no address of this machine (")
+    assert fault.endswith("; set another BIND_ADDRESS in .env.local")
 
 
 def test_a_port_that_was_just_left_is_free() -> None:

@@ -67,6 +67,29 @@ def test_a_rerun_of_one_job_stays_that_though_the_hook_comes_at_the_same_time(
     assert platform.states(study.study_id) == {"a": "queued", "b": "finished"}
 
 
+def test_a_rerun_of_one_job_leaves_dependents_of_a_removed_service_cancelled(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    """Nothing of a removed service starts, and nobody is told to rerun what cannot run."""
+    platform.install("one", [{"jobName": "a"}], YES, tmp_path / "source")
+    platform.install("two", [{"jobName": "b", "dependsOn": "a"}, {"jobName": "c", "dependsOn": "b"}], YES, tmp_path)
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    worker.run(), worker.run(), worker.run()
+    platform.wait_for(study.study_id, "finished")
+    platform.store.remove("two")
+    rerun(platform, study, {"jobIds": [platform.jobs(study.study_id)["a"]["jobId"]]})
+    assert worker.run().jobName == "a"
+    platform.wait_for(study.study_id, "failed")
+    found = platform.jobs(study.study_id)
+    assert (found["b"]["state"], found["b"]["reason"]) == (
+        "cancelled",
+        "service two was removed, or has this job no more",
+    )
+    assert found["c"]["state"] in ("cancelled", "skipped")
+
+
 def test_a_rerun_of_a_whole_study_that_grew_runs_everything(
     platform: Platform, orthanc: OrthancServer, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from pydicom.dataset import Dataset
 
 from dcm_processor.orthanc import Orthanc
 from scheduler import planner, planning
@@ -135,6 +136,19 @@ def test_what_planning_raised_is_told_without_what_its_message_says(
     assert planned.ending is Ending.FAILED
     assert planned.reason.startswith("planning raised KeyError (test_planning.py, line ")
     assert "Doe" not in planned.reason
+
+
+def test_a_study_whose_first_instance_cannot_be_read_has_no_plan_and_says_which(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not planned with empty headers: every callback would answer for a study that it does not see."""
+    platform.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    study = send(orthanc, tmp_path / "study")
+    task = task_for(platform.settings, platform.store, study.study_id, {}, frozenset())
+    monkeypatch.setattr("dcm_processor.orthanc.read_dataset", lambda _: Dataset())  # as of a file of zeros
+    planned = plan_study(task)
+    assert (planned.ending, planned.plan) == (Ending.FAILED, None)
+    assert " sends a damaged file for instance " in planned.reason
 
 
 @pytest.mark.parametrize("gone", ["instances", "series", "studies"])

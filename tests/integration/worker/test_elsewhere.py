@@ -422,6 +422,39 @@ def test_compiled_files_do_not_come_along(site: Site) -> None:
     assert not (module_folder(site.settings, "svc", digest) / "__pycache__").exists()
 
 
+def test_code_of_other_services_comes_too_where_it_is_imported(site: Site) -> None:
+    """And what that imports; nothing else travels."""
+    never = [{"jobName": "never", "disabled": True}]
+    for name, code in (("base", "from deeper import VALUE\n"), ("deeper", "VALUE = 7\n"), ("unasked", "")):
+        jobs = [{**job, "jobName": f"{name}-never"} for job in never]
+        site.platform.install(name, jobs, YES, site.folder / "sources", code)
+    job = site.run(
+        """
+        import pathlib
+
+        def work(output_dir, **kwargs):
+            from base import VALUE
+            pathlib.Path(output_dir, "value").write_text(str(VALUE))
+        """
+    )
+    assert job["state"] == "finished", job
+    assert (site.results() / "value").read_text() == "7"
+    fetched = {path.name for path in (site.elsewhere.base / "modules" / ".versions").iterdir() if path.is_dir()}
+    assert fetched == {"svc", "base", "deeper"}
+
+
+def test_code_of_another_service_that_nobody_has_is_told_in_the_jobs_log(site: Site) -> None:
+    site.platform.install("base", [{"jobName": "x", "disabled": True}], YES, site.folder / "sources", "VALUE = 7\n")
+    for folder in (site.platform.settings.modules, site.platform.settings.registry):
+        for version in (folder / ".versions" / "base").iterdir():
+            if folder == site.platform.settings.modules:
+                service_tree.remove(version)
+    job = site.run("def work(**kwargs):\n    import base\n    print(base.VALUE)\n")
+    assert job["state"] == "failed"
+    said = (site.platform.settings.logs / "jobs" / job["studyId"] / job["jobId"] / "1.log").read_text()
+    assert "the code of service base cannot be imported: version " in said
+
+
 def test_what_a_killed_fetch_left_is_cleared(site: Site) -> None:
     digest = digest_of(site)
     (site.elsewhere.base / "modules" / ".versions" / ".fetched" / "half").mkdir(parents=True)

@@ -83,6 +83,53 @@ def test_reading_a_header_that_is_not_selected_is_said_in_the_log(stand: Stand) 
     assert "headers['PatientAge'] was read, but HEADER_FIELDS does not select it" in stand.log()
 
 
+def test_packages_of_other_services_are_importable(stand: Stand) -> None:
+    """In the version the plan was enqueued with, with or without `__init__.py` and hyphen, in child processes too."""
+    old, new = "1" * 32, "2" * 32
+    stand.service("", name="base", digest=old, tools="VALUE = 'old'\n")
+    stand.service(
+        "", name="base", digest=new, tools="from base import more\nVALUE = more.VALUE\n", more="VALUE = 'new'\n"
+    )
+    stand.service("", name="ms-sub", digest=old, __init__="from .tools import VALUE\n", tools="VALUE = 'init'\n")
+    shown = run(
+        stand,
+        """
+import base.tools
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from multiprocessing import get_context
+
+def value():
+    return import_module("ms-sub").VALUE
+
+def work(output_dir, **kwargs):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        show(output_dir, [base.tools.VALUE, value(), pool.submit(value).result()])
+""",
+        plan=stand.plan(current={"base": new, "ms-sub": old, "svc": new}),
+    )
+    assert shown == ["new", "init", "init"]
+
+
+def test_packages_of_other_services_hide_nothing(stand: Stand) -> None:
+    """The standard library, the service's own package and files, and its environment come first."""
+    digest = "1" * 32
+    for name in ("json", "svc", "helper", "nibabel", "other"):
+        stand.service("", name=name, digest=digest, __init__="SIBLING = True\n")
+    shown = run(
+        stand,
+        """
+def work(output_dir, **kwargs):
+    import helper, importlib.util, json, nibabel, other, svc
+    show(output_dir, [hasattr(module, "SIBLING") for module in (helper, json, nibabel, other, svc)])
+""",
+        helper="",
+        requirements="nibabel",
+        plan=stand.plan(current=dict.fromkeys(("json", "svc", "helper", "nibabel", "other"), digest)),
+    )
+    assert shown == [False, False, False, True, False]
+
+
 def test_siblings_are_importable_in_every_way(stand: Stand) -> None:
     """As modules of the service's package, relatively, and by their bare names; the standard library is safe."""
     shown = run(

@@ -21,6 +21,18 @@ def lines(*jobs: dict[str, Any]) -> list[tuple[str, list[tuple[str, int]], str]]
     return [(line.mark.word, list(line.names), line.reason) for line in presentation.job_lines(jobs)]
 
 
+@pytest.mark.parametrize(
+    ("handled", "result", "shown"),
+    [
+        (None, None, "not dealt with yet"),
+        (None, "Orthanc does not answer", "Orthanc does not answer; to be tried again"),
+        ("2024-01-31T00:00:00.000Z", "planned as x", "planned as x"),
+    ],
+)
+def test_what_came_of_an_event_is_told(handled: str | None, result: str | None, shown: str) -> None:
+    assert presentation.event_result({"handledAt": handled, "result": result}) == shown
+
+
 def test_finished_jobs_share_a_line_without_a_reason() -> None:
     assert lines(job("a"), job("b", count=3)) == [("finished", [("a", 1), ("b", 3)], "")]
 

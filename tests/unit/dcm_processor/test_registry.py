@@ -36,7 +36,7 @@ def test_a_name_that_two_services_have_stays_with_the_first_service_by_name():
     (fault,) = registry.faults
     assert str(fault) == (
         'service zeta: registry/settings.json: jobName: job "a" is there already, in service alpha; '
-        "give one of them another name"
+        "give this one another name"
     )
     assert (fault.job, fault.stage) == ("a", Stage.PRE)
 

@@ -310,8 +310,16 @@ def test_a_dependency_that_is_not_installed_is_a_warning_with_the_nearest_name(t
 def test_a_job_name_another_service_has_is_refused_whichever_comes_first(there: Installation) -> None:
     there.store.install("middle", there.source("middle", {"jobName": "taken"}))
     for name in ("aaa", "zzz"):
-        with pytest.raises(ManifestError, match='job "taken" is there already'):
+        blamed = rf'service {name}: .*job "taken" is there already, in service middle'
+        with pytest.raises(ManifestError, match=blamed):
             there.store.install(name, there.source(name, {"jobName": "taken"}))
+
+
+def test_a_job_name_that_a_new_version_takes_from_another_service_is_refused_too(there: Installation) -> None:
+    for name in ("aaa", "zzz"):
+        there.store.install(name, there.source(name))
+    with pytest.raises(ManifestError, match=r'service aaa: .*job "zzz" is there already, in service zzz'):
+        there.store.install("aaa", there.source("aaa", {"jobName": "zzz"}))
 
 
 def test_a_fault_that_was_there_before_does_not_stop_another_install(there: Installation) -> None:

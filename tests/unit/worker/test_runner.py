@@ -48,14 +48,14 @@ def test_an_error_is_one_line() -> None:
     assert (message["class"], message["transient"], message["memory"]) == ("ValueError", True, False)
 
 
-def test_siblings_come_after_the_standard_library_and_before_packages(tmp_path: Path) -> None:
+def test_files_of_the_service_come_after_the_standard_library_and_before_packages(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise ImportError('shadowed')\n")
     (tmp_path / "helper.py").write_text("")
     code = (
         f"import sys; sys.path.insert(0, {str(Path(runner.__file__).parent)!r}); import runner; del sys.path[0]\n"
         f"contract = runner.load_contract({contract.__file__!r})\n"
         f"sys.modules.pop('json'); sys.path.append('/x/site-packages')\n"
-        f"runner.make_importable(contract, 'svc', {str(tmp_path)!r})\n"
+        f"runner.make_importable(contract, 'svc', {str(tmp_path)!r}, [])\n"
         "import json, svc.helper, helper; print(sys.path[-2:])\n"
     )
     shown = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True).stdout

@@ -1,5 +1,6 @@
 """What the tests of the HTTP side stand on: an installation, a client that checks answers, and gunicorn."""
 
+import json
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from werkzeug.test import TestResponse
 from dcm_processor import identity
 from dcm_processor.ledger import Ledger, events, schema
 from dcm_processor.settings import Settings
+from dcm_processor.store import Store
 from dcm_processor.vocabulary import JobState, StudyState, Verdict
 from scheduler.app import create_app
 from scheduler.openapi import openapi
@@ -91,6 +93,15 @@ class Installation:
         with self.ledger.write() as db:
             db.execute(insert(schema.studies), values)
         return study_id(number)
+
+    def install(self, *names: str) -> None:
+        """Have the service `temp` with jobs of these names."""
+        source = self.base.parent / "source"
+        entries = [{"jobName": name, "worker": "temp.worker", "callback": "temp.callback"} for name in names]
+        for part in ("registry", "module"):
+            (source / part).mkdir(parents=True, exist_ok=True)
+        (source / "registry" / "settings.json").write_text(json.dumps(entries))
+        Store.of(self.settings).install("temp", source)
 
     def plan(self, study: str, *jobs: Mapping[str, Any], run: int = 1) -> list[str]:
         """The study's active plan; each job as the columns that matter, `tries` its attempts. Returns the jobs' ids."""

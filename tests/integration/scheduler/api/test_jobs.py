@@ -113,6 +113,7 @@ def test_what_is_no_part_of_a_log_is_refused(installation: Installation, api: Ap
 
 
 def test_an_ended_job_is_run_again(installation: Installation, api: Api) -> None:
+    installation.install("segment")
     study = installation.study(1)
     (job_id,) = installation.plan(study, {"job_name": "segment", "state": "failed"})
     response = api.post(f"/api/v1/jobs/{job_id}/rerun")
@@ -138,7 +139,21 @@ def test_a_job_that_was_not_scheduled_is_not_run_again(installation: Installatio
     assert api.post(f"/api/v1/jobs/{job_id}/rerun").status_code == 409
 
 
+def test_a_job_whose_service_was_removed_is_not_run_again_and_says_what_to_do(
+    installation: Installation, api: Api
+) -> None:
+    installation.install("other")
+    (job_id,) = installation.plan(installation.study(1), {"job_name": "segment", "state": "failed"})
+    response = api.post(f"/api/v1/jobs/{job_id}/rerun")
+    assert response.status_code == 409
+    assert "Service temp is not installed any more, or not with this job; install it" in response.get_json()["detail"]
+    [refused] = api.post("/api/v1/jobs/rerun", json={"jobIds": [job_id]}).get_json()["refused"]
+    assert (refused["status"], refused["reason"]) == (409, response.get_json()["detail"])
+    assert installation.events() == []
+
+
 def test_a_job_of_an_old_plan_is_not_run_again(installation: Installation, api: Api) -> None:
+    installation.install("segment")
     study = installation.study(1)
     (old,) = installation.plan(study, {"job_name": "segment"})
     (new,) = installation.plan(study, {"job_name": "segment"}, run=2)
@@ -149,6 +164,7 @@ def test_a_job_of_an_old_plan_is_not_run_again(installation: Installation, api: 
 
 
 def test_many_jobs_are_run_again_at_once_each_study_in_one_plan(installation: Installation, api: Api) -> None:
+    installation.install("a", "b", "c")
     first = installation.plan(installation.study(1), {"job_name": "a", "state": "failed"}, {"job_name": "b"})
     second = installation.plan(
         installation.study(2), {"job_name": "a", "state": "failed"}, {"job_name": "c", "state": "started"}

@@ -31,7 +31,33 @@ def test_help_imports_nothing_that_a_single_noun_needs() -> None:
 
 @pytest.mark.parametrize("arguments", [("nonsense",), ("service", "nonsense"), ("service", "install"), ("--nonsense",)])
 def test_wrong_usage_ends_with_2(cli: Cli, arguments: tuple[str, ...]) -> None:
-    assert "Error: " in cli.refused(*arguments, status=2)
+    said = cli.refused(*arguments, status=2)
+    assert said.startswith("dcm-processor: ")
+    assert said.endswith("--help` shows what there is\n")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("studdy", "list"), 'no command "studdy"; did you mean "study"? `dcm-processor --help` shows'),
+        (("study", "lst"), 'no command "lst"; did you mean "list"? `dcm-processor study --help` shows'),
+        (
+            ("study", "list", "--stat", "failed"),
+            'no option "--stat"; did you mean "--state"? `dcm',
+        ),
+        (("study", "list", "--qwertz"), 'no option "--qwertz"; `dcm-processor study list --help` shows'),
+        (("study", "show"), "missing argument 'STUDY'; `dcm-processor study show --help` shows"),
+        (("study", "list", "--state", "lost"), "invalid value for '--state': 'lost' is not one of 'known', "),
+        (("service", "install", "x"), "missing option '-p' / '--path'; `dcm-processor service install --help` shows"),
+    ],
+)
+def test_wrong_usage_says_what_why_and_what_to_do(cli: Cli, arguments: tuple[str, ...], says: str) -> None:
+    assert says in cli.refused(*arguments, status=2)
+
+
+def test_a_noun_alone_shows_its_verbs(cli: Cli) -> None:
+    assert "Usage: dcm-processor study " in cli.refused("study", status=2)
 
 
 def test_an_error_of_ours_is_one_line_on_stderr_and_ends_with_1(cli: Cli, tmp_path: Path) -> None:

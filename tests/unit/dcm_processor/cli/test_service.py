@@ -29,6 +29,12 @@ def test_installing_again_is_harmless_and_said(cli: Cli, source: Source) -> None
     )
 
 
+def test_a_service_that_is_not_installed_is_said_with_what_to_do(cli: Cli, source: Source) -> None:
+    cli.done("service", "install", "demo", "-p", source())
+    for name, hint in (("dmeo", 'did you mean "demo"?'), ("else", "`bash service.sh list` shows those that are")):
+        assert cli.refused("service", "remove", name) == f"dcm-processor: no service {name} is installed; {hint}\n"
+
+
 def test_warnings_go_to_stderr_and_stop_nothing(cli: Cli, source: Source) -> None:
     result = cli("service", "install", "demo", "-p", source(job={"dependsOn": "later", "dependson": "x"}))
     assert result.exit_code == 0
