@@ -8,8 +8,8 @@ import structlog
 
 from dcm_processor.errors import TransportUnavailableError
 from dcm_processor.ledger import Ledger
-from dcm_processor.transport import Transport
-from scheduler.enqueue import Made, enqueue, orders
+from dcm_processor.transport import PlanOrder, Transport
+from scheduler.enqueue import Made, enqueue, orders, plan_order
 from scheduler.results import Results
 
 log = structlog.get_logger()
@@ -26,7 +26,8 @@ class Effects:
         default_factory=list
     )  # studies whose plans are to be taken on, in the transaction itself
     publish: list[tuple[str, str]] = field(default_factory=list)  # (attempt id, folder relative to DATA)
-    orders: list[Made] = field(default_factory=list)  # to be enqueued as they are
+    new: list[tuple[PlanOrder, list[Made]]] = field(default_factory=list)  # of new plans, which Redis does not have
+    orders: list[list[Made]] = field(default_factory=list)  # to be enqueued as they are, each list of one plan
     ready: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # plan id -> job ids
     accepted: list[str] = field(default_factory=list)  # attempts whose outcome is in the ledger
     unwanted: list[str] = field(default_factory=list)  # attempts nobody waits for any more
@@ -49,14 +50,14 @@ class Effects:
         for attempt_id, folder in self.publish:
             results.publish(attempt_id, folder)
         try:
-            found = list(self.orders)
+            found: list[tuple[PlanOrder | None, list[Made]]] = [*self.new, *((None, made) for made in self.orders)]
             for plan_id, job_ids in self.ready.items():
                 with ledger.read() as db:
-                    if (ordered := orders(db, plan_id, job_ids)) is not None:
-                        found.append(ordered)
-            for plan_order, made in found:
+                    found.append((None, orders(db, plan_id, job_ids)))
+            for plan, made in found:
                 if complete := [(order, queue) for order, queue in made if not results.lacks(order.inputs)]:
-                    enqueue(transport, replace(plan_order, dataId=results.data_id), complete)
+                    shared = plan or _lacking(ledger, transport, complete[0][0].planId)
+                    enqueue(transport, shared and replace(shared, dataId=results.data_id), complete)
             if self.cancel:
                 transport.request_cancel(self.cancel)
             if self.accepted:
@@ -69,3 +70,11 @@ class Effects:
             log.warning("Redis does not answer; repair pushes what it lacks once it does", error=str(error))
         for attempt in self.told:
             log.info("attempt ended", **attempt)
+
+
+def _lacking(ledger: Ledger, transport: Transport, plan_id: str) -> PlanOrder | None:
+    """What the plan's attempts share, unless Redis has it."""
+    if transport.has_plan(plan_id):
+        return None
+    with ledger.read() as db:
+        return plan_order(db, plan_id)

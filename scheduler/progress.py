@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from dcm_processor.advance import Node, advance
 from dcm_processor.ledger import Lease, Ledger, attempts, plans, studies
@@ -73,7 +73,11 @@ def progress(db: Connection, study_id: str, effects: Effects, *, now: float) -> 
     plan = plans.active(db, study_id)
     if plan is None:
         return
-    rows = _taken_over(db, plans.jobs_of(db, plan["plan_id"]))
+    states = plans.states(db, plan["plan_id"])
+    if JobState.WAITING not in states and not all(state.ended for state in states):
+        studies.set_state(db, study_id, StudyState.RUNNING, now=now)  # others run, and nobody waits for this one
+        return
+    rows = _taken_over(db, plans.outline(db, plan["plan_id"]))
     decision = decide(rows, blocked=plans.predecessor_runs(db, study_id, plan["plan_id"]))
     attempts.skip(db, decision.skipped, now=now)
     ready = set(decision.ready)
@@ -87,7 +91,7 @@ def progress(db: Connection, study_id: str, effects: Effects, *, now: float) -> 
         effects.ended_plans.append(plan["plan_id"])
     if ready:
         apply(decision, rows, now=now)
-        effects.orders.append(orders_of(plan, rows, ready))
+        effects.orders.append(orders_of(rows, plans.jobs_by_id(db, study_id, ready)))
 
 
 def carried(job: JobRow) -> str:
@@ -96,12 +100,11 @@ def carried(job: JobRow) -> str:
     return why if why.startswith(_CARRIED) else f"{_CARRIED}: {why}"
 
 
-def _taken_over(db: Connection, rows: Sequence[RowMapping]) -> list[dict[str, Any]]:
+def _taken_over(db: Connection, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The plan's jobs, after those that wait for a run of an earlier plan have taken over its end where it came.
 
     One that finished, or was cancelled, is their end too; after any other they run themselves.
     """
-    jobs = [dict(row) for row in rows]
     waiting = [job for job in jobs if job["state"] == JobState.WAITING and job["reused_from"] is not None]
     ends = plans.ended_among(db, [job["reused_from"] for job in waiting])
     for job in waiting:

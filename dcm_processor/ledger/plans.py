@@ -28,11 +28,24 @@ _LATEST = (
     .order_by(plans.c.created_at.desc(), plans.c.run.desc())
     .limit(1)
 )
-_ACTIVE = select(plans).where(plans.c.study_id == bindparam("study"), plans.c.active)
+_ACTIVE = select(plans.c.plan_id, plans.c.ended_at).where(plans.c.study_id == bindparam("study"), plans.c.active)
 _JOBS_OF = select(jobs).where(jobs.c.plan_id == bindparam("plan")).order_by(jobs.c.position)
+_STATES = select(jobs.c.state).where(jobs.c.plan_id == bindparam("plan"), jobs.c.state.is_not(None)).distinct()
+_OUTLINE = (
+    select(
+        *(jobs.c[name] for name in ("job_id", "study_id", "series_id", "job_name", "verdict", "reason", "state")),
+        *(jobs.c[name] for name in ("dependencies", "reused_from", "attempt")),
+        jobs.c.settings["stage"].as_string().label("stage"),
+        jobs.c.settings["onDependencyFailure"].as_string().label("on_failure"),
+    )
+    .where(jobs.c.plan_id == bindparam("plan"))
+    .order_by(jobs.c.position)
+)
 _PREDECESSOR_RUNS = (
     select(jobs.c.job_id)
-    .where(jobs.c.study_id == bindparam("study"), jobs.c.plan_id != bindparam("plan"), jobs.c.state == JobState.STARTED)
+    .join(plans, plans.c.plan_id == jobs.c.plan_id)
+    .where(plans.c.study_id == bindparam("study"), plans.c.plan_id != bindparam("plan"))
+    .where(jobs.c.state == JobState.STARTED)
     .limit(1)
 )
 
@@ -42,7 +55,7 @@ def get(db: Connection, plan_id: str) -> RowMapping | None:
 
 
 def active(db: Connection, study_id: str) -> RowMapping | None:
-    """The study's active plan."""
+    """The study's active plan: its plan_id and ended_at."""
     return db.execute(_ACTIVE, {"study": study_id}).mappings().one_or_none()
 
 
@@ -122,10 +135,27 @@ def jobs_of(db: Connection, plan_id: str) -> Sequence[RowMapping]:
     return db.execute(_JOBS_OF, {"plan": plan_id}).mappings().all()
 
 
+def states(db: Connection, plan_id: str) -> set[JobState]:
+    """The states that scheduled and skipped jobs of the plan are in."""
+    return {JobState(state) for state in db.execute(_STATES, {"plan": plan_id}).scalars()}
+
+
+def outline(db: Connection, plan_id: str) -> list[dict[str, Any]]:
+    """The plan's jobs in plan order, with what it takes to go on: of their settings stage and onDependencyFailure."""
+    found = [dict(row) for row in db.execute(_OUTLINE, {"plan": plan_id}).mappings()]
+    for row in found:
+        row["settings"] = {"stage": row.pop("stage"), "onDependencyFailure": row.pop("on_failure")}
+    return found
+
+
 def jobs_by_id(db: Connection, study_id: str, job_ids: Collection[str]) -> Sequence[RowMapping]:
-    """Those of the jobs that belong to the study."""
-    query = select(jobs).where(jobs.c.study_id == study_id, jobs.c.job_id.in_(list(job_ids)))
-    return db.execute(query).mappings().all()
+    """Those of the jobs that belong to the study, each plan's in plan order."""
+    found: list[RowMapping] = []
+    ids = list(job_ids)
+    for start in range(0, len(ids), 1000):  # a database takes so many parameters, not any number
+        query = select(jobs).where(jobs.c.study_id == study_id, jobs.c.job_id.in_(ids[start : start + 1000]))
+        found += db.execute(query).mappings()
+    return sorted(found, key=lambda job: job["position"])
 
 
 def ended_among(db: Connection, job_ids: Sequence[str]) -> dict[str, RowMapping]:

@@ -1,0 +1,113 @@
+"""What one outcome costs does not grow with what it has nothing to do with."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from dcm_processor import identity
+from dcm_processor.ledger import Ledger
+from dcm_processor.manifest import Defaults, parse_manifest
+from dcm_processor.plan import CallbackOutcome, JobKey, make_plan
+from dcm_processor.registry import combine
+from dcm_processor.transport import PREFIX, Report, Transport
+from dcm_processor.vocabulary import EventKind, Level
+from scheduler.adoption import adopt
+from scheduler.effects import Effects
+from scheduler.outcomes import take
+from scheduler.planning import Ending, Planned
+from scheduler.progress import deciding
+from scheduler.results import Results
+from tests.servers import ValkeyServer
+
+SERIES = ["a" * 8, "b" * 8]
+
+
+class Plan:
+    """A plan of series jobs, taken on outcome by outcome."""
+
+    def __init__(self, folder: Path, transport: Transport, jobs: list[dict[str, Any]]) -> None:
+        self.ledger = Ledger(f"sqlite:///{folder}/ledger.sqlite")
+        self.ledger.migrate()
+        self.transport, self.results = transport, Results(folder / "data")
+        self.study_id = str(uuid.uuid4())
+        self.ledger.record_event(EventKind.STABLE, self.study_id)
+        entries = [{"worker": "svc.work", "callback": "svc.applies", "level": "series", **job} for job in jobs]
+        manifest = parse_manifest(json.dumps(entries), "svc", Defaults(Level.STUDY, "default", ("default",)))
+        registry = combine([("svc", "0" * 32, manifest)])
+        outcomes = {JobKey(job.name, each): CallbackOutcome(applies=True) for job in registry.jobs for each in SERIES}
+        headers = {"seriesIds": SERIES, "series": [{"seriesId": each} for each in SERIES]}
+        planned = Planned(
+            Ending.PLANNED, self.study_id, "", identity.revision(SERIES), headers, {each: ["i"] for each in SERIES}, {},
+            make_plan(registry, SERIES, outcomes),
+        )  # fmt: skip
+        effects = Effects()
+        with self.ledger.write() as db:
+            self.plan_id = adopt(
+                db, planned, why="", selected=["*"], faults=[], wanted=(), effects=effects, now=time.time()
+            )
+        effects.carry_out(self.ledger, transport, self.results)
+
+    def finish(self, job_name: str, series_id: str) -> list[str]:
+        """Take the outcome in; returns the statements it took."""
+        attempt_id = identity.attempt_id(identity.job_id(self.plan_id, job_name, series_id), 1)
+        report = Report("outcome", attempt_id, "c", "w", "h", {"exitReason": "done"})
+        effects, statements = Effects(), []
+
+        def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            statements.append(statement)
+
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            with deciding(self.ledger, None, effects) as (db, own):  # type: ignore[arg-type]  # no other leader here
+                take(db, report, own, now=time.time())
+            effects.carry_out(self.ledger, self.transport, self.results)
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+        return statements
+
+
+@pytest.fixture
+def transport(tmp_path: Path) -> Iterator[Transport]:
+    with ValkeyServer(tmp_path / "valkey") as valkey:
+        transport = Transport(valkey.url)
+        yield transport
+        transport.close()
+
+
+def test_an_outcome_that_nobody_waits_for_reads_no_other_jobs_and_no_headers(
+    tmp_path: Path, transport: Transport
+) -> None:
+    plan = Plan(tmp_path, transport, [{"jobName": "one"}])
+    statements = plan.finish("one", SERIES[0])
+    assert not [
+        statement for statement in statements if "headers" in statement or "ORDER BY jobs.position" in statement
+    ]
+    plan.finish("one", SERIES[1])
+    study = plan.ledger.study(plan.study_id)
+    assert study is not None
+    assert study["state"] == "finished"
+
+
+def test_a_plan_lies_in_redis_once_and_is_laid_down_again_where_it_was_lost(
+    tmp_path: Path, transport: Transport
+) -> None:
+    plan = Plan(tmp_path, transport, [{"jobName": "one"}, {"jobName": "two", "dependsOn": "one"}])
+    key = PREFIX + "plan:" + plan.plan_id
+    laid_down: Any = transport.redis.get(key)
+    transport.redis.set(key, b"as it was")
+    statements = plan.finish("one", SERIES[0])
+    assert not [statement for statement in statements if "headers" in statement]
+    assert transport.redis.get(key) == b"as it was"
+    transport.redis.delete(key)
+    plan.finish("one", SERIES[1])
+    assert json.loads(transport.redis.get(key)) == json.loads(laid_down)  # type: ignore[arg-type]
+    for series_id in SERIES:
+        found = transport.order(identity.attempt_id(identity.job_id(plan.plan_id, "two", series_id), 1))
+        assert found is not None
+        assert found[0].inputs == {"one": f"results/{plan.study_id}/one/{series_id}"}
