@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from dcm_processor import identity
 from dcm_processor.compact_json import dumps, loads
 from dcm_processor.ledger import plans
+from dcm_processor.manifest import ALL
 from dcm_processor.transport import Order, PlanOrder, Transport, answers
 from dcm_processor.vocabulary import JobState, Verdict
 
@@ -23,6 +24,9 @@ RESULT_TTL = 500
 """Seconds that RQ's tools show a finished attempt."""
 FAILURE_TTL = 24 * 3600
 """Seconds that RQ's tools show a failed attempt; the ledger keeps it for good."""
+
+
+_NOT_HERE = "not installed, or not usable"
 
 
 class _CompactJson(Serializer):
@@ -141,10 +145,12 @@ class _PlanView:
     def _outcomes(self, job: Mapping[Any, Any]) -> dict[str, Any]:
         """Name of a dependency -> how it ended, or why it never ran."""
         named = {self._by_id[job_id]["job_name"]: None for job_id in job["dependencies"]}
-        named |= dict.fromkeys(name for name in job["settings"]["dependsOn"] if name in self.by_name)
+        named |= dict.fromkeys(name for name in job["settings"]["dependsOn"] if name != ALL)
         seen: dict[str, Any] = {}
         for name in named:
-            rows = self.by_name[name]
+            if (rows := self.by_name.get(name)) is None:
+                seen[name] = {"state": JobState.SKIPPED, "reason": _NOT_HERE}
+                continue
             own = [row for row in rows if row["series_id"] in (None, job["series_id"])]
             if job["series_id"] is None and rows[0]["series_id"] is not None:
                 seen[name] = _together(rows)

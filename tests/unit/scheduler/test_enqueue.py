@@ -60,6 +60,18 @@ def test_a_dependency_that_never_ran_is_told_with_its_verdict_and_gives_no_input
     assert made.outcomes == {"a": {"state": "declined", "reason": "its callback declined"}}
 
 
+def test_a_dependency_that_is_not_installed_is_told_as_one_that_never_ran() -> None:
+    job_of = {"dependsOn": ["gone", "*"]}
+    jobs = [
+        job("a"),
+        job("b", state="queued", dependencies=["a/None"], settings=job_of),
+        job("c", "s1", settings=job_of),
+    ]
+    never = {"state": "skipped", "reason": "not installed, or not usable"}
+    assert order(jobs, "b/None").outcomes == {"a": {"state": "finished", "reason": None}, "gone": never}
+    assert order(jobs, "c/s1").outcomes == {"gone": never}
+
+
 def test_what_was_injected_travels_once_with_the_plan() -> None:
     jobs = [job("a", "s1", injected={"x": 1}), job("b", injected={"y": 2}), job("c")]
     shared = plan_order_of(PLAN, jobs)
