@@ -174,7 +174,7 @@ def _row(plan_id: str, study_id: str, planned: PlannedJob, reused: RowMapping | 
         "due_at": None,
         "created_at": now,
         "started_at": reused["started_at"] if reused is not None and state is not JobState.WAITING else None,
-        "ended_at": now if state is JobState.SKIPPED else (reused["ended_at"] if reused is not None else None),
+        "ended_at": reused["ended_at"] if reused is not None else (now if state is JobState.SKIPPED else None),
     }
 
 

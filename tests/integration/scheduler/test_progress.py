@@ -1,4 +1,4 @@
-"""What one outcome costs does not grow with what it has nothing to do with."""
+"""Plans taken on outcome by outcome: what that costs, and what stands in the next plan of the study."""
 
 import json
 import time
@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from dcm_processor import identity
-from dcm_processor.ledger import Ledger
+from dcm_processor.ledger import Ledger, plans
 from dcm_processor.manifest import Defaults, parse_manifest
 from dcm_processor.plan import CallbackOutcome, JobKey, make_plan
 from dcm_processor.registry import combine
@@ -39,24 +39,27 @@ class Plan:
         self.ledger.record_event(EventKind.STABLE, self.study_id)
         entries = [{"worker": "svc.work", "callback": "svc.applies", "level": "series", **job} for job in jobs]
         manifest = parse_manifest(json.dumps(entries), "svc", Defaults(Level.STUDY, "default", ("default",)))
-        registry = combine([("svc", "0" * 32, manifest)])
-        outcomes = {JobKey(job.name, each): CallbackOutcome(applies=True) for job in registry.jobs for each in SERIES}
-        headers = {"seriesIds": SERIES, "series": [{"seriesId": each} for each in SERIES]}
-        planned = Planned(
-            Ending.PLANNED, self.study_id, "", identity.revision(SERIES), headers, {each: ["i"] for each in SERIES}, {},
-            make_plan(registry, SERIES, outcomes),
-        )  # fmt: skip
-        effects = Effects()
-        with self.ledger.write() as db:
-            self.plan_id = adopt(
-                db, planned, why="", selected=["*"], faults=[], wanted=(), effects=effects, now=time.time()
-            )
-        effects.carry_out(self.ledger, transport, self.results)
+        self.registry = combine([("svc", "0" * 32, manifest)])
+        self.plan_id = self.adopt()
 
-    def finish(self, job_name: str, series_id: str) -> list[str]:
+    def adopt(self, *wanted: str) -> str:
+        """Plan the study, and so often again; `wanted` are the jobs of a rerun."""
+        names = [JobKey(job.name, each) for job in self.registry.jobs for each in SERIES]
+        plan = make_plan(self.registry, SERIES, {key: CallbackOutcome(applies=True) for key in names})
+        headers = {"seriesIds": SERIES, "series": [{"seriesId": each} for each in SERIES]}
+        revision, instances, effects = identity.revision(SERIES), {each: ["i"] for each in SERIES}, Effects()
+        planned = Planned(Ending.PLANNED, self.study_id, "", revision, headers, instances, {}, plan)
+        with self.ledger.write() as db:
+            plan_id = adopt(
+                db, planned, why="", selected=["*"], faults=[], wanted=wanted, effects=effects, now=time.time()
+            )
+        effects.carry_out(self.ledger, self.transport, self.results)
+        return plan_id
+
+    def finish(self, job_name: str, series_id: str, reason: str = "done") -> list[str]:
         """Take the outcome in; returns the statements it took."""
         attempt_id = identity.attempt_id(identity.job_id(self.plan_id, job_name, series_id), 1)
-        report = Report("outcome", attempt_id, "c", "w", "h", {"exitReason": "done"})
+        report = Report("outcome", attempt_id, "c", "w", "h", {"exitReason": reason})
         effects, statements = Effects(), []
 
         def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
@@ -111,3 +114,22 @@ def test_a_plan_lies_in_redis_once_and_is_laid_down_again_where_it_was_lost(
         found = transport.order(identity.attempt_id(identity.job_id(plan.plan_id, "two", series_id), 1))
         assert found is not None
         assert found[0].inputs == {"one": f"results/{plan.study_id}/one/{series_id}"}
+
+
+def test_what_is_carried_over_keeps_the_times_of_what_ran(tmp_path: Path, transport: Transport) -> None:
+    """Finished, failed, and skipped for that: none of them began or ended when the next plan was made."""
+    jobs = [{"jobName": "good"}, {"jobName": "bad"}, {"jobName": "after", "dependsOn": "bad"}, {"jobName": "again"}]
+    plan = Plan(tmp_path, transport, jobs)
+    for series_id in SERIES:
+        for name in ("good", "again"):
+            plan.finish(name, series_id)
+        plan.finish("bad", series_id, "exception")
+
+    def times(plan_id: str) -> dict[tuple[str, str], tuple[float | None, float | None]]:
+        with plan.ledger.read() as db:
+            rows = [row for row in plans.jobs_of(db, plan_id) if row["job_name"] != "again"]
+        return {(row["job_name"], row["series_id"]): (row["started_at"], row["ended_at"]) for row in rows}
+
+    first = times(plan.plan_id)
+    assert all(ended for _, ended in first.values())
+    assert times(plan.adopt("again")) == first
