@@ -149,12 +149,6 @@ def retrying(db: Connection, *, after: float) -> Sequence[RowMapping]:
     return db.execute(query.where(jobs.c.state == JobState.RETRYING, jobs.c.due_at > after)).mappings().all()
 
 
-def next_retry(db: Connection) -> float | None:
-    query = select(func.min(jobs.c.due_at)).where(jobs.c.state == JobState.RETRYING)
-    due_at: float | None = db.execute(query).scalar_one()
-    return due_at
-
-
 def count_unended(db: Connection, service: str) -> dict[str, int]:
     query = select(jobs.c.state, func.count()).where(jobs.c.service == service, jobs.c.state.in_(_UNENDED))
     return {str(state): int(number) for state, number in db.execute(query.group_by(jobs.c.state))}

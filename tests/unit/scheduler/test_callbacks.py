@@ -33,8 +33,6 @@ HEADERS: dict[str, Any] = {
 }
 SELECTED = ("PatientName", "Modality", "SeriesDescription")
 
-Ask = Callable[..., dict[JobKey, CallbackOutcome]]
-
 
 class Services:
     """Services made of the source of their callbacks."""
