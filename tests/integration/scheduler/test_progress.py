@@ -133,3 +133,28 @@ def test_what_is_carried_over_keeps_the_times_of_what_ran(tmp_path: Path, transp
     first = times(plan.plan_id)
     assert all(ended for _, ended in first.values())
     assert times(plan.adopt("again")) == first
+
+
+def test_results_that_could_not_be_put_in_their_place_come_there_in_the_order_of_their_ends(
+    tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs of a job, none of whose results could be published: the last one's stay, however often repair looks."""
+    plan = Plan(tmp_path, transport, [{"jobName": "one"}])
+
+    def refuse(*_: object) -> Path:
+        raise OSError(18, "Invalid cross-device link")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        for run in ("first", "second"):
+            for series_id in SERIES:
+                attempt_id = identity.attempt_id(identity.job_id(plan.plan_id, "one", series_id), 1)
+                (tmp_path / "data" / "attempts" / attempt_id).mkdir(parents=True)
+                (tmp_path / "data" / "attempts" / attempt_id / run).touch()
+                plan.finish("one", series_id)
+            plan.plan_id = plan.adopt("one")
+    for _ in range(3):
+        Results(tmp_path / "data").repair(plan.ledger)
+    for series_id in SERIES:
+        folder = tmp_path / "data" / "results" / plan.study_id / "one" / series_id
+        assert [path.name for path in folder.iterdir()] == ["second"]
