@@ -4,7 +4,7 @@
 
 The same step in both plans: an outcome taken in, its plan taken on, what follows carried out. The medians' ratio is
 what counts (at most 3). Beside it, for orientation, stands the ratio where each job has a dependent, whose turn it then
-is: that one is looked for among all that wait. Exit status 1 above the limit.
+is. Exit status 1 above the limit.
 """
 
 import argparse

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import structlog
+from sqlalchemy import RowMapping
 
 from dcm_processor.errors import TransportUnavailableError
 from dcm_processor.ledger import Ledger
@@ -25,6 +26,9 @@ class Effects:
     touched: list[str] = field(
         default_factory=list
     )  # studies whose plans are to be taken on, in the transaction itself
+    finished: dict[str, list[RowMapping]] = field(
+        default_factory=lambda: defaultdict(list)
+    )  # study -> jobs that finished, where nothing else of it was touched
     publish: list[tuple[str, str]] = field(default_factory=list)  # (attempt id, folder relative to DATA)
     new: list[tuple[PlanOrder, list[Made]]] = field(default_factory=list)  # of new plans, which Redis does not have
     orders: list[list[Made]] = field(default_factory=list)  # to be enqueued as they are, each list of one plan
@@ -34,6 +38,13 @@ class Effects:
     cancel: list[str] = field(default_factory=list)  # started attempts to be ended by their workers
     ended_plans: list[str] = field(default_factory=list)
     told: list[dict[str, Any]] = field(default_factory=list)  # attempts that ended, for the log
+
+    def goes_on(self, job: RowMapping, *, finished: bool) -> None:
+        """Have the plan taken on after an attempt of the job ended."""
+        if finished:
+            self.finished[job["study_id"]].append(job)
+        else:
+            self.touched.append(job["study_id"])
 
     def add(self, others: "Effects") -> None:
         """Have what follows from another transaction follow from these too."""

@@ -18,6 +18,7 @@ from dcm_processor import identity
 from dcm_processor.ledger.schema import attempts, jobs, plans
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
 
+_UNENDED = (JobState.QUEUED, JobState.STARTED, JobState.RETRYING, JobState.WAITING)
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 
 # Made once: whoever waits for a job's successor waits for these.
@@ -140,12 +141,22 @@ def states(db: Connection, plan_id: str) -> set[JobState]:
     return {JobState(state) for state in db.execute(_STATES, {"plan": plan_id}).scalars()}
 
 
-def outline(db: Connection, plan_id: str) -> list[dict[str, Any]]:
-    """The plan's jobs in plan order, with what it takes to go on: of their settings stage and onDependencyFailure."""
-    found = [dict(row) for row in db.execute(_OUTLINE, {"plan": plan_id}).mappings()]
+def outline(db: Connection, plan_id: str, series: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The plan's jobs in plan order, with what it takes to go on: of their settings stage and onDependencyFailure.
+
+    With `series` only those of the study as a whole and of these series.
+    """
+    query = _OUTLINE.where(jobs.c.series_id.in_(series) | jobs.c.series_id.is_(None)) if series else _OUTLINE
+    found = [dict(row) for row in db.execute(query, {"plan": plan_id}).mappings()]
     for row in found:
         row["settings"] = {"stage": row.pop("stage"), "onDependencyFailure": row.pop("on_failure")}
     return found
+
+
+def others_go_on(db: Connection, plan_id: str, job_name: str) -> bool:
+    """Whether a job of that name has not ended, for any series."""
+    query = select(jobs.c.job_id).where(jobs.c.plan_id == plan_id, jobs.c.state.in_(_UNENDED))
+    return db.execute(query.where(jobs.c.job_name == job_name).limit(1)).first() is not None
 
 
 def jobs_by_id(db: Connection, study_id: str, job_ids: Collection[str]) -> Sequence[RowMapping]:

@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from dcm_processor import identity
-from dcm_processor.ledger import Ledger
+from dcm_processor.ledger import Ledger, plans
 from dcm_processor.manifest import Defaults, parse_manifest
-from dcm_processor.plan import CallbackOutcome, JobKey, make_plan
+from dcm_processor.plan import CallbackOutcome, instances_of, make_plan
 from dcm_processor.registry import combine
 from dcm_processor.transport import Report, Transport
 from dcm_processor.vocabulary import EventKind, Level
@@ -41,7 +41,7 @@ class AdoptedPlan:
 
     def adopt(self, *wanted: str) -> str:
         """Plan the study, and so often again; `wanted` are the jobs of a rerun."""
-        names = [JobKey(job.name, each) for job in self.registry.jobs for each in SERIES]
+        names = [key for job in self.registry.jobs for key in instances_of(job, SERIES)]
         plan = make_plan(self.registry, SERIES, {key: CallbackOutcome(applies=True) for key in names})
         headers = {"seriesIds": SERIES, "series": [{"seriesId": each} for each in SERIES]}
         revision, instances, effects = identity.revision(SERIES), {each: ["i"] for each in SERIES}, Effects()
@@ -53,7 +53,19 @@ class AdoptedPlan:
         effects.carry_out(self.ledger, self.transport, self.results)
         return plan_id
 
-    def finish(self, job_name: str, series_id: str, reason: str = "done") -> list[str]:
+    def rows(self) -> list[dict[str, Any]]:
+        """The plan's jobs."""
+        with self.ledger.read() as db:
+            return [dict(row) for row in plans.jobs_of(db, self.plan_id)]
+
+    def look_at_all(self) -> None:
+        """What repair does every minute."""
+        effects = Effects()
+        with deciding(self.ledger, None, effects) as (_, own):  # type: ignore[arg-type]  # no other leader here
+            own.touched.append(self.study_id)
+        effects.carry_out(self.ledger, self.transport, self.results)
+
+    def finish(self, job_name: str, series_id: str | None, reason: str = "done") -> list[str]:
         """Take the outcome in; returns the statements it took."""
         attempt_id = identity.attempt_id(identity.job_id(self.plan_id, job_name, series_id), 1)
         report = Report("outcome", attempt_id, "c", "w", "h", {"exitReason": reason})

@@ -1,6 +1,7 @@
 """Plans taken on outcome by outcome: what that costs, and what stands in the next plan of the study."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from dcm_processor import identity
 from dcm_processor.ledger import plans
 from dcm_processor.transport import PREFIX, Transport
+from dcm_processor.vocabulary import Stage
 from scheduler.results import Results
 from tests.integration.scheduler.adopted import SERIES, AdoptedPlan
 
@@ -25,6 +27,49 @@ def test_an_outcome_that_nobody_waits_for_reads_no_other_jobs_and_no_headers(
     study = plan.ledger.study(plan.study_id)
     assert study is not None
     assert study["state"] == "finished"
+
+
+MIXED = [
+    {"jobName": "pre", "stage": "pre"},
+    {"jobName": "a"},
+    {"jobName": "b", "dependsOn": "a"},
+    {"jobName": "all", "level": "study", "dependsOn": ["b"], "onDependencyFailure": "run"},
+    {"jobName": "strict", "level": "study", "dependsOn": ["a"]},
+    {"jobName": "c", "dependsOn": ["all", "a"]},
+    {"jobName": "d", "dependsOn": ["*"]},
+    {"jobName": "late", "stage": "post"},
+    {"jobName": "report", "level": "study", "stage": "post", "dependsOn": "*"},
+]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_looking_only_at_what_an_outcome_concerns_leaves_nothing_to_be_done(
+    tmp_path: Path, transport: Transport, seed: int
+) -> None:
+    """Whatever order outcomes come in: all of the plan looked at after each one gives nothing more to queue or skip."""
+    chance = random.Random(seed)
+    plan = AdoptedPlan(tmp_path, transport, MIXED)
+    while queued := [row for row in plan.rows() if row["state"] == "queued"]:
+        job = chance.choice(queued)
+        before = {row["job_id"]: row for row in plan.rows()}
+        plan.finish(job["job_name"], job["series_id"], "exception" if chance.random() < 0.1 * (seed % 3) else "done")
+        seen = plan.rows()
+        for row in seen:  # what runs now had to wait for all it depends on, and for the stage before
+            if row["state"] == "queued" and before[row["job_id"]]["state"] == "waiting":
+                states = {other["job_id"]: other["state"] for other in seen}
+                assert all(states[each] in ("finished", "failed", "skipped") for each in row["dependencies"])
+                assert not [
+                    other["job_id"]
+                    for other in seen
+                    if Stage(other["settings"]["stage"]).position < Stage(row["settings"]["stage"]).position
+                    and other["state"] not in ("finished", "failed", "skipped")
+                ]
+        plan.look_at_all()
+        assert plan.rows() == seen
+    assert {row["state"] for row in plan.rows()} <= {"finished", "failed", "skipped"}
+    study = plan.ledger.study(plan.study_id)
+    assert study is not None
+    assert study["state"] in ("finished", "failed")
 
 
 def test_a_plan_lies_in_redis_once_and_is_laid_down_again_where_it_was_lost(
