@@ -5,9 +5,7 @@
     ├── PermanentError             trying again changes nothing
     │   ├── SettingsError          .env, .env.local or the environment are not usable
     │   ├── ServiceError           a service's files are not usable
-    │   │   ├── ManifestError      settings.json breaks the contract
-    │   │   └── CallableNotFoundError  a dotted name leads to no function
-    │   ├── CallbackError          a callback raised, returned something else than the contract, hung or died
+    │   │   └── ManifestError      settings.json breaks the contract
     │   ├── StudyGoneError         Orthanc does not (or no longer) hold the study
     │   ├── NotKnownError          there is no such study, plan, job, version or result here
     │   ├── ArchiveError           files cannot travel to another host as they are
@@ -53,14 +51,6 @@ class ServiceError(PermanentError):
 
 class ManifestError(ServiceError):
     """A settings.json breaks the contract."""
-
-
-class CallableNotFoundError(ServiceError):
-    """A dotted name of a manifest leads to no function."""
-
-
-class CallbackError(PermanentError):
-    """A callback raised, returned something else than the contract says, hung or died."""
 
 
 class StudyGoneError(PermanentError):

@@ -30,8 +30,6 @@ class StudyContents:
     patient_id: str  # Orthanc's identifiers, not DICOM's
     study_id: str
     study_instance_uid: str
-    is_stable: bool
-    last_update: str  # Orthanc's clock, YYYYMMDDTHHMMSS, UTC
     instances: dict[str, tuple[str, ...]]  # seriesId -> instance ids by (InstanceNumber, SOPInstanceUID)
 
 
@@ -143,8 +141,6 @@ class Orthanc:
                 patient_id=study["ParentPatient"],
                 study_id=study_id,
                 study_instance_uid=study["MainDicomTags"].get("StudyInstanceUID", ""),
-                is_stable=bool(study.get("IsStable")),
-                last_update=study.get("LastUpdate", ""),
                 instances={series: tuple(i for _, i in sorted(by_series[series])) for series in sorted(by_series)},
             )
 

@@ -49,7 +49,7 @@ class PlanOrder:
     `injected` maps a job's name to what its callback injected; of a series job it is {seriesId: what}, and the name
     stands in `seriesJobs`. `services` maps every job's name to its service, in plan order. `dataId` is the id of the
     scheduler's DATA (`data_id`); "": every worker shares it. `current` maps every service to the version that was
-    current when attempts of the plan were last enqueued: the code that others may import.
+    current when the plan was laid down in Redis: the code that others may import.
     """
 
     planId: str
@@ -145,11 +145,12 @@ class Transport:
     # -- controller
 
     def put_orders(
-        self, plan: PlanOrder, orders: Sequence[Order], pipeline: "redis.client.Pipeline | None" = None
+        self, plan: PlanOrder | None, orders: Sequence[Order], pipeline: "redis.client.Pipeline | None" = None
     ) -> None:
-        """Lay down what attempts need; with a pipeline it goes with what else the pipeline does."""
-        values = {PREFIX + "plan:" + plan.planId: dumps(vars(plan))}
-        values |= {PREFIX + "order:" + order.attemptId: dumps(vars(order)) for order in orders}
+        """Lay down what attempts need (None: the plan is there); with a pipeline it goes with what else that does."""
+        values = {PREFIX + "order:" + order.attemptId: dumps(vars(order)) for order in orders}
+        if plan is not None:
+            values[PREFIX + "plan:" + plan.planId] = dumps(vars(plan))
         with answers():
             (pipeline if pipeline is not None else self.redis).mset(values)
 
@@ -163,6 +164,11 @@ class Transport:
                     pipe.delete(PREFIX + "cancel:" + attempt_id)
                     pipe.set(PREFIX + "ack:" + attempt_id, "1", ex=ACK_SECONDS)
             pipe.execute()
+
+    def has_plan(self, plan_id: str) -> bool:
+        """Whether what the plan's attempts share lies there."""
+        with answers():
+            return bool(self.redis.exists(PREFIX + "plan:" + plan_id))
 
     def forget_plan(self, plan_id: str) -> None:
         with answers():

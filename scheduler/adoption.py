@@ -12,7 +12,7 @@ from dcm_processor.plan import JobKey, Plan, PlannedJob, dependents, downstream
 from dcm_processor.registry import ServiceRegistry
 from dcm_processor.vocabulary import JobState, Level, OnUpdate, Stage, Verdict
 from scheduler.effects import Effects
-from scheduler.enqueue import orders_of
+from scheduler.enqueue import orders_of, plan_order_of
 from scheduler.planning import Planned
 from scheduler.progress import apply, carried, decide
 
@@ -136,7 +136,9 @@ def _put(
         db, study_id, plan_id, headers=plan["headers"], state=decision.study, reason=decision.reason, now=now
     )
     if decision.ready:
-        effects.orders.append(orders_of(plan, rows, decision.ready))
+        ready = set(decision.ready)
+        made = orders_of(rows, [row for row in rows if row["job_id"] in ready])
+        effects.new.append((plan_order_of(plan, rows), made))
 
 
 def _row(plan_id: str, study_id: str, planned: PlannedJob, reused: RowMapping | None, *, now: float) -> dict[str, Any]:
@@ -175,7 +177,7 @@ def _row(plan_id: str, study_id: str, planned: PlannedJob, reused: RowMapping | 
         "due_at": None,
         "created_at": now,
         "started_at": reused["started_at"] if reused is not None and state is not JobState.WAITING else None,
-        "ended_at": now if state is JobState.SKIPPED else (reused["ended_at"] if reused is not None else None),
+        "ended_at": reused["ended_at"] if reused is not None else (now if state is JobState.SKIPPED else None),
     }
 
 

@@ -1,10 +1,11 @@
 """Asks every callback whether its job applies, where a callback can harm nothing but its own job.
 
-One ward (scheduler/ward.py, kept by scheduler/warden.py) runs many callbacks, one after another, each with
-its own copies of everything. One that raises, or returns something else than the contract says, makes its job
-errored; so does one that hangs or ends the ward. One that leaves something behind (a process, a thread, a
-changed environment) keeps its answer. After these the ward and all it started are killed, and the callbacks
-that follow run in a new one.
+A ward (scheduler/ward.py, kept by scheduler/warden.py) runs callbacks one after another, each with its own copies of
+everything. It belongs to one service, so that what a service does to it (a module's state, a patched function, a word
+on its socket) meets no other; only services whose code cannot do any such thing share one, and a ward costs more than a
+hundred callbacks. A callback that raises, or returns something else than the contract says, makes its job errored; so
+does one that hangs or ends the ward. One that leaves something behind (a process, a thread, a changed environment)
+keeps its answer. After these the ward and all it started are killed, and the callbacks that follow run in a new one.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from dcm_processor import contract
 from dcm_processor.errors import TransientError
 from dcm_processor.plan import CallbackOutcome, JobKey, instances_of
 from dcm_processor.registry import Job
-from scheduler.ward import DUMP_SIGNAL, NUMBER, Ward
+from scheduler.ward import DUMP_SIGNAL, NUMBER, TAKEN, Ward
 from scheduler.warden import Warden
 
 MAX_OUTPUT = 8_000
@@ -61,15 +62,16 @@ def run_callbacks(
     hangs: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         ward: _Conversation | None = None
-        for number, (_, key) in enumerate(calls):
+        for number, (job, key) in enumerate(calls):
             if hangs[key.job_name] == MAX_HANGS:
                 outcomes[key] = _errored(f"not asked: the callback gave no answer for {MAX_HANGS} other series")
                 continue
-            if ward is None:
+            if ward is None or ward.owner not in (None, job.service):
+                stack.close()
                 injected = {other: outcome.injected for other, outcome in outcomes.items()}
                 inside = Ward(calls, study, selected, folders=folders, injected=injected, services=services)
                 ward = stack.enter_context(contextlib.closing(_Conversation(inside)))
-            answer = ward.ask(number, timeout)
+            answer = ward.ask(number, job.service, timeout)
             notes = "".join(_notes(answer.missed, selected, study))
             outcomes[key] = replace(answer.outcome, output=answer.outcome.output + notes)
             hangs[key.job_name] += answer.hung
@@ -105,7 +107,10 @@ class _Answer:
 
 
 class _Conversation:
-    """Our end of a ward: one callback at a time, its answer, and what it prints."""
+    """Our end of a ward: one callback at a time, its answer, and what it prints.
+
+    `owner` is the one service that may be asked here, once there is one.
+    """
 
     def __init__(self, ward: Ward) -> None:
         self._ward, theirs = socket.socketpair()
@@ -117,6 +122,7 @@ class _Conversation:
         self._selector = selectors.DefaultSelector()
         for source in (self._ward, self._output, self._warden.control):
             self._selector.register(source, selectors.EVENT_READ)
+        self.owner: str | None = None
         self._ended = False
         self._status: int | None = None
         self._received, self._printed = b"", _Printed()
@@ -126,13 +132,14 @@ class _Conversation:
             raise TransientError("the process that callbacks run in does not start; is the machine out of memory?")
         self._pid: int = NUMBER.unpack(pid)[0]
 
-    def ask(self, number: int, timeout: float) -> _Answer:
-        """Let a callback run, for `timeout` seconds at most."""
+    def ask(self, number: int, service: str, timeout: float) -> _Answer:
+        """Let a callback of the service run, for `timeout` seconds at most."""
         self._printed = _Printed()
         deadline = time.monotonic() + timeout
         with contextlib.suppress(OSError):  # it is gone: what follows finds out how
             self._ward.sendall(NUMBER.pack(number))
-        size = self._receive(NUMBER.size, deadline)
+        while (size := self._receive(NUMBER.size, deadline)) == TAKEN:
+            self.owner = service
         length = NUMBER.unpack(size)[0] if size else 0
         text = self._receive(length, deadline) if 0 < length <= _MAX_ANSWER else None
         self._read_output()

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import structlog
+from sqlalchemy import RowMapping
 
 from dcm_processor.errors import ServiceError, TransportUnavailableError
 from dcm_processor.ledger import Ledger
 from dcm_processor.store import Store
-from dcm_processor.transport import Transport
-from scheduler.enqueue import Made, enqueue, orders
+from dcm_processor.transport import PlanOrder, Transport
+from scheduler.enqueue import Made, enqueue, orders, plan_order
 from scheduler.results import Results
 
 log = structlog.get_logger()
@@ -26,14 +27,25 @@ class Effects:
     touched: list[str] = field(
         default_factory=list
     )  # studies whose plans are to be taken on, in the transaction itself
+    finished: dict[str, list[RowMapping]] = field(
+        default_factory=lambda: defaultdict(list)
+    )  # study -> jobs that finished, where nothing else of it was touched
     publish: list[tuple[str, str]] = field(default_factory=list)  # (attempt id, folder relative to DATA)
-    orders: list[Made] = field(default_factory=list)  # to be enqueued as they are
+    new: list[tuple[PlanOrder, list[Made]]] = field(default_factory=list)  # of new plans, which Redis does not have
+    orders: list[list[Made]] = field(default_factory=list)  # to be enqueued as they are, each list of one plan
     ready: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # plan id -> job ids
     accepted: list[str] = field(default_factory=list)  # attempts whose outcome is in the ledger
     unwanted: list[str] = field(default_factory=list)  # attempts nobody waits for any more
     cancel: list[str] = field(default_factory=list)  # started attempts to be ended by their workers
     ended_plans: list[str] = field(default_factory=list)
     told: list[dict[str, Any]] = field(default_factory=list)  # attempts that ended, for the log
+
+    def goes_on(self, job: RowMapping, *, finished: bool) -> None:
+        """Have the plan taken on after an attempt of the job ended."""
+        if finished:
+            self.finished[job["study_id"]].append(job)
+        else:
+            self.touched.append(job["study_id"])
 
     def add(self, others: "Effects") -> None:
         """Have what follows from another transaction follow from these too."""
@@ -50,14 +62,14 @@ class Effects:
         for attempt_id, folder in self.publish:
             results.publish(attempt_id, folder)
         try:
-            found = list(self.orders)
+            found: list[tuple[PlanOrder | None, list[Made]]] = [*self.new, *((None, made) for made in self.orders)]
             for plan_id, job_ids in self.ready.items():
                 with ledger.read() as db:
-                    if (ordered := orders(db, plan_id, job_ids)) is not None:
-                        found.append(ordered)
-            for plan_order, made in found:
+                    found.append((None, orders(db, plan_id, job_ids)))
+            for plan, made in found:
                 if complete := [(order, queue) for order, queue in made if not results.lacks(order.inputs)]:
-                    shared = replace(plan_order, dataId=results.data_id, current=_current(store))
+                    shared = plan or _lacking(ledger, transport, complete[0][0].planId)
+                    shared = shared and replace(shared, dataId=results.data_id, current=_current(store))
                     enqueue(transport, shared, complete)
             if self.cancel:
                 transport.request_cancel(self.cancel)
@@ -80,3 +92,11 @@ def _current(store: Store) -> dict[str, str]:
     except ServiceError as error:
         log.warning("jobs start without the code of other services", error=str(error))
         return {}
+
+
+def _lacking(ledger: Ledger, transport: Transport, plan_id: str) -> PlanOrder | None:
+    """What the plan's attempts share, unless Redis has it."""
+    if transport.has_plan(plan_id):
+        return None
+    with ledger.read() as db:
+        return plan_order(db, plan_id)

@@ -12,17 +12,21 @@ from sqlalchemy import Connection
 from dcm_processor import identity
 from dcm_processor.compact_json import dumps, loads
 from dcm_processor.ledger import plans
+from dcm_processor.manifest import ALL
 from dcm_processor.transport import Order, PlanOrder, Transport, answers
 from dcm_processor.vocabulary import JobState, Verdict
 
-Made = tuple[PlanOrder, list[tuple[Order, str]]]
-"""Orders of one plan, each with its queue."""
+Made = tuple[Order, str]
+"""What an attempt needs, and its queue."""
 
 FUNCTION = "worker.run.run_attempt"
 RESULT_TTL = 500
 """Seconds that RQ's tools show a finished attempt."""
 FAILURE_TTL = 24 * 3600
 """Seconds that RQ's tools show a failed attempt; the ledger keeps it for good."""
+
+
+_NOT_HERE = "not installed, or not usable"
 
 
 class _CompactJson(Serializer):
@@ -38,18 +42,28 @@ class _CompactJson(Serializer):
 _JSON = _CompactJson()
 
 
-def orders(db: Connection, plan_id: str, job_ids: Iterable[str]) -> Made | None:
-    """What the current attempts of these jobs of a plan need, each with its queue; None where there is no such plan."""
+def orders(db: Connection, plan_id: str, job_ids: Iterable[str]) -> list[Made]:
+    """What the current attempts of these jobs of a plan need."""
+    rows = plans.outline(db, plan_id)
+    return orders_of(rows, plans.jobs_by_id(db, rows[0]["study_id"], list(job_ids))) if rows else []
+
+
+def orders_of(plan: Sequence[Mapping[Any, Any]], jobs: Iterable[Mapping[Any, Any]]) -> list[Made]:
+    """The same of jobs of a plan as rows, and of all its jobs in outline; pure."""
+    view = _PlanView(plan)
+    return [(view.order(job), str(job["queue"])) for job in jobs]
+
+
+def plan_order(db: Connection, plan_id: str) -> PlanOrder | None:
+    """What all attempts of a plan share; None where there is no such plan."""
     plan = plans.get(db, plan_id)
-    return None if plan is None else orders_of(plan, plans.jobs_of(db, plan_id), job_ids)
+    return None if plan is None else plan_order_of(plan, plans.jobs_of(db, plan_id))
 
 
-def orders_of(plan: Mapping[Any, Any], jobs: Sequence[Mapping[Any, Any]], job_ids: Iterable[str]) -> Made:
+def plan_order_of(plan: Mapping[Any, Any], jobs: Sequence[Mapping[Any, Any]]) -> PlanOrder:
     """The same of a plan and all its jobs as rows; pure."""
-    wanted = set(job_ids)
     view = _PlanView(jobs)
-    made = [(view.order(job), str(job["queue"])) for job in jobs if job["job_id"] in wanted]
-    shared = PlanOrder(
+    return PlanOrder(
         planId=plan["plan_id"],
         studyId=plan["study_id"],
         headers=plan["headers"],
@@ -59,11 +73,10 @@ def orders_of(plan: Mapping[Any, Any], jobs: Sequence[Mapping[Any, Any]], job_id
         seriesJobs=[name for name, rows in view.by_name.items() if rows[0]["series_id"] is not None],
         services={name: rows[0]["service"] for name, rows in view.by_name.items()},
     )
-    return shared, made
 
 
-def enqueue(transport: Transport, plan: PlanOrder, made: Sequence[tuple[Order, str]]) -> None:
-    """Lay down what attempts need, then put them on their queues in the order given.
+def enqueue(transport: Transport, plan: PlanOrder | None, made: Sequence[Made]) -> None:
+    """Lay down what attempts need, then put them on their queues in the order given; None: Redis has the plan.
 
     Raises TransportUnavailableError; which of them Redis took is then not known, which is harmless: repair pushes what
     is missing, and an attempt that is pushed twice is claimed once. So this needs no transaction of Redis, which would
@@ -132,10 +145,12 @@ class _PlanView:
     def _outcomes(self, job: Mapping[Any, Any]) -> dict[str, Any]:
         """Name of a dependency -> how it ended, or why it never ran."""
         named = {self._by_id[job_id]["job_name"]: None for job_id in job["dependencies"]}
-        named |= dict.fromkeys(name for name in job["settings"]["dependsOn"] if name in self.by_name)
+        named |= dict.fromkeys(name for name in job["settings"]["dependsOn"] if name != ALL)
         seen: dict[str, Any] = {}
         for name in named:
-            rows = self.by_name[name]
+            if (rows := self.by_name.get(name)) is None:
+                seen[name] = {"state": JobState.SKIPPED, "reason": _NOT_HERE}
+                continue
             own = [row for row in rows if row["series_id"] in (None, job["series_id"])]
             if job["series_id"] is None and rows[0]["series_id"] is not None:
                 seen[name] = _together(rows)

@@ -52,8 +52,19 @@ class LogReceiver(threading.Thread):
             except (KeyError, ValueError):
                 log.error("dropped an entry of the log stream that no worker of ours wrote")
             else:
-                self._write(attempt_id, offset, chunk)
+                self._take(attempt_id, offset, chunk)
             self._transport.drop(LOGS, [entry_id])
+
+    def _take(self, attempt_id: str, offset: int, chunk: bytes) -> None:
+        """Write a chunk; one that cannot be is dropped for the others' sake: its worker sends it again for a day."""
+        try:
+            self._write(attempt_id, offset, chunk)
+        except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+            log.error("a part of a log is dropped: its file cannot be", attemptId=attempt_id, why=error.strerror)
+        except (TransientError, OSError):
+            raise  # no room, or somebody is away: all wait
+        except Exception:
+            log.exception("a part of a log is dropped: it cannot be taken", attemptId=attempt_id)
 
     def _write(self, attempt_id: str, offset: int, chunk: bytes) -> None:
         with self._ledger.read() as db:

@@ -116,7 +116,7 @@ def end(
             "jobState": state,
         }
     )
-    effects.touched.append(job["study_id"])
+    effects.goes_on(job, finished=state is JobState.FINISHED)
 
 
 def _shortened(text: str | None, most: int) -> str | None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from dcm_processor.advance import Node, advance
 from dcm_processor.ledger import Lease, Ledger, attempts, plans, studies
@@ -17,6 +17,7 @@ from scheduler.enqueue import orders_of
 JobRow = Mapping[Any, Any]
 
 _CARRIED = "as in an earlier run"
+_FEW = 100  # series; of more, all of the plan is looked at once
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,29 @@ def deciding(ledger: Ledger, lease: Lease, effects: Effects) -> Iterator[tuple[C
     own = Effects()
     with ledger.write(lease) as db:
         yield db, own
-        for study_id in dict.fromkeys(own.touched):
-            progress(db, study_id, own, now=time.time())
+        for study_id in dict.fromkeys([*own.touched, *own.finished]):
+            finished = own.finished[study_id] if study_id not in own.touched else ()
+            progress(db, study_id, own, finished, now=time.time())
     effects.add(own)
 
 
-def progress(db: Connection, study_id: str, effects: Effects, *, now: float) -> None:
+def progress(db: Connection, study_id: str, effects: Effects, finished: Sequence[JobRow] = (), *, now: float) -> None:
     """Take the study's active plan on, in one transaction: skip what never will run, queue what may, end what ended.
 
+    Where it is known that nothing has changed but that `finished` jobs have, only what these concern is looked at.
     Doing it again changes nothing.
     """
     plan = plans.active(db, study_id)
     if plan is None:
         return
-    rows = _taken_over(db, plans.jobs_of(db, plan["plan_id"]))
-    decision = decide(rows, blocked=plans.predecessor_runs(db, study_id, plan["plan_id"]))
+    states = plans.states(db, plan["plan_id"])
+    if JobState.WAITING not in states and not all(state.ended for state in states):
+        studies.set_state(db, study_id, StudyState.RUNNING, now=now)  # others run, and nobody waits for this one
+        return
+    series = _concerned(db, plan["plan_id"], finished)
+    rows = _taken_over(db, plans.outline(db, plan["plan_id"], series))
+    blocked = plans.predecessor_runs(db, study_id, plan["plan_id"])
+    decision = _decide_within(rows, finished, blocked=blocked) if series else decide(rows, blocked=blocked)
     attempts.skip(db, decision.skipped, now=now)
     ready = set(decision.ready)
     attempts.queue(db, [row for row in rows if row["job_id"] in ready], now=now)
@@ -87,7 +96,34 @@ def progress(db: Connection, study_id: str, effects: Effects, *, now: float) -> 
         effects.ended_plans.append(plan["plan_id"])
     if ready:
         apply(decision, rows, now=now)
-        effects.orders.append(orders_of(plan, rows, ready))
+        effects.orders.append(orders_of(rows, plans.jobs_by_id(db, study_id, ready)))
+
+
+def _concerned(db: Connection, plan_id: str, finished: Sequence[JobRow]) -> set[str]:
+    """The series that alone are concerned where these jobs finished; none: all of the plan is.
+
+    As long as a job of the same name has not ended for another series, no job of the study as a whole that depends on
+    it may run, and no later stage begins.
+    """
+    series = {job["series_id"] for job in finished}
+    names = {job["job_name"] for job in finished}
+    alone = len(series) <= _FEW and None not in series and all(job["plan_id"] == plan_id for job in finished)
+    return series if alone and all(plans.others_go_on(db, plan_id, name) for name in names) else set()
+
+
+def _decide_within(jobs: Sequence[JobRow], finished: Sequence[JobRow], *, blocked: bool) -> Decision:
+    """`decide` for series' jobs alone, of the stage that goes on; the study's own are there as what these wait for."""
+    stages = {job["settings"]["stage"] for job in finished}
+    open_ones = {job["job_id"] for job in jobs if job["series_id"] is not None and job["settings"]["stage"] in stages}
+    known = [job if job["job_id"] in open_ones else {**job, "dependencies": []} for job in jobs]
+    decision = decide(known, blocked=blocked)
+    return Decision(
+        ready=[job_id for job_id in decision.ready if job_id in open_ones],
+        skipped=tuple(each for each in decision.skipped if each[0] in open_ones),
+        ended=False,
+        study=StudyState.RUNNING,
+        reason=None,
+    )
 
 
 def carried(job: JobRow) -> str:
@@ -96,12 +132,11 @@ def carried(job: JobRow) -> str:
     return why if why.startswith(_CARRIED) else f"{_CARRIED}: {why}"
 
 
-def _taken_over(db: Connection, rows: Sequence[RowMapping]) -> list[dict[str, Any]]:
+def _taken_over(db: Connection, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The plan's jobs, after those that wait for a run of an earlier plan have taken over its end where it came.
 
     One that finished, or was cancelled, is their end too; after any other they run themselves.
     """
-    jobs = [dict(row) for row in rows]
     waiting = [job for job in jobs if job["state"] == JobState.WAITING and job["reused_from"] is not None]
     ends = plans.ended_among(db, [job["reused_from"] for job in waiting])
     for job in waiting:

@@ -133,9 +133,8 @@ class Repair:
         """Queue the next attempt of jobs whose interval passed."""
         now = time.time()
         with self._ledger.read() as db:
-            due_at = attempts.next_retry(db)
-        if due_at is None or due_at > now:
-            return
+            if not attempts.retries_due(db, now=now):
+                return
         with deciding(self._ledger, lease, effects) as (db, own):
             rows = attempts.retries_due(db, now=now)
             attempts.queue(db, rows, now=now)

@@ -76,7 +76,7 @@ class Results:
         return any(folder in self._unpublished for each in folders for folder in each)
 
     def repair(self, ledger: Ledger) -> None:
-        """Publish what was accepted and not published: the controller was interrupted, or could not."""
+        """Publish what was accepted and not published, in that order: the controller was interrupted, or could not."""
         try:
             with os.scandir(self._data / ATTEMPTS) as entries:
                 folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -88,8 +88,8 @@ class Results:
         names = [entry.name for entry in folders if "." not in entry.name]
         with ledger.read() as db:
             finished = attempts.finished_among(db, names)
-        unpublished = self._unpublished | {result_folder(job): attempt_id for attempt_id, job in finished.items()}
-        for folder, attempt_id in unpublished.items():
+        unpublished = [(result_folder(job), attempt_id) for attempt_id, job in finished.items()]
+        for folder, attempt_id in unpublished + [each for each in self._unpublished.items() if each[1] not in finished]:
             self.publish(attempt_id, folder)
 
     def _publish(self, made: Path, place: Path) -> None:

@@ -4,6 +4,9 @@ It is told by number which callback to run, and answers each with one JSON objec
 "error", "traceback", "missed", "last"}`. `missed` are header keywords that were read in vain and that
 HEADER_FIELDS does not select; `last` says that something was left behind: this process is not to be asked
 again.
+
+Services whose code is pure (scheduler/purity.py) share a ward. Before any other code is run, `TAKEN` is said: from
+then on the ward belongs to that code's service, and whatever it says is that service's word.
 """
 
 import contextlib
@@ -20,21 +23,26 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, TextIO, cast
 
 from dcm_processor import contract
 from dcm_processor.plan import JobKey
 from dcm_processor.registry import Job
+from scheduler.purity import pure_code
 
 NUMBER = struct.Struct("!I")
 """How pids, numbers of callbacks and lengths of answers are written."""
+TAKEN = NUMBER.pack(0)
+"""Said, in the place of an answer's length, before code runs that could reach more than it is given."""
 DUMP_SIGNAL = signal.SIGUSR2
 """Has this process write where it is to its stderr, even where it hangs."""
+MAX_MEMORY = 100_000
+"""Kilobytes that a ward may have grown by and still be asked for another service."""
 MAX_TRACEBACK = 20_000
 """Characters kept of a traceback."""
 
@@ -63,18 +71,20 @@ class Ward:
         self._injected = {key: values for key, values in injected.items() if values}
         self._services = services
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._bare_names = _BareNames()
+        self._code = _ServiceCode(folders)
 
     def serve(self, conversation: socket.socket, output: int) -> None:
         """Answer until nobody asks any more."""
         _settle(output)
-        sys.meta_path[:0] = [contract.ServiceFinder(self._folders), self._bare_names]
+        sys.meta_path.insert(0, self._code)
+        self._code.said = lambda: conversation.sendall(TAKEN)
         tidiness = _Tidiness(output)
         conversation.sendall(NUMBER.pack(os.getpid()))
         while asked := conversation.recv(NUMBER.size):
             job, key = self._calls[NUMBER.unpack(asked)[0]]
+            self._code.service = job.service
             answer = self._answer(job, key)
-            answer["last"] = not tidiness.kept()
+            answer["last"] = not tidiness.kept(self._code.taken)
             text = json.dumps(answer).encode()
             conversation.sendall(NUMBER.pack(len(text)) + text)
             if answer["last"]:
@@ -93,8 +103,7 @@ class Ward:
         }
         answer: dict[str, Any] = {"applies": False, "injected": {}, "error": None, "traceback": None}
         try:
-            with self._bare_names.of(self._folders.get(job.service)):
-                returned = contract.call(self._function(job), **arguments)
+            returned = contract.call(self._function(job), **arguments)
             answer["applies"], answer["injected"] = contract.interpret(returned)
         except BaseException as error:  # noqa: BLE001 - foreign code may raise anything, SystemExit too
             answer["error"], answer["traceback"] = _told(error)
@@ -107,41 +116,70 @@ class Ward:
         if dotted not in self._functions:
             if job.service not in self._folders:
                 raise LookupError(f"the files of service {job.service} are not here")
-            self._functions[dotted] = contract.resolve(dotted, self._folders[job.service])
+            function = contract.resolve(dotted, self._folders[job.service])
+            if str(getattr(function, "__module__", "")).partition(".")[0] != job.service:
+                self._code.take()  # "service.os.abort" leads out of what was asked whether it is pure
+            self._functions[dotted] = function
         return self._functions[dotted]
 
 
-class _BareNames(MetaPathFinder):
-    """Lets the files of one service at a time import each other as if they lay beside a script: `import helper`.
+class _ServiceCode(MetaPathFinder):
+    """Finds the code of services, and calls `said` once, before the first of it runs that is not pure.
 
-    The modules are forgotten when the next service's turn comes, which may have files of the same names.
+    From then on only `service`, whose turn it is, is served here. Its files may import each other also as if they lay
+    beside a script (`import helper`); pure ones import nothing of the kind.
     """
 
-    def __init__(self) -> None:
-        self._folder: str | None = None
-        self._found: list[str] = []
-
-    @contextlib.contextmanager
-    def of(self, folder: Path | None) -> Iterator[None]:
-        self._folder = None if folder is None else str(folder)
-        try:
-            yield
-        finally:
-            for name in self._found:
-                for module in [module for module in sys.modules if module.partition(".")[0] == name]:
-                    del sys.modules[module]
-            self._folder, self._found = None, []
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        self._folders = folders
+        self._packages = contract.ServiceFinder(folders)
+        self.said: Callable[[], None] = lambda: None
+        self.service = ""
+        self.taken = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if path is not None or self._folder is None or fullname in sys.stdlib_module_names:
+        package = fullname.partition(".")[0]
+        if package in self._folders:
+            spec = self._packages.find_spec(fullname, path) or PathFinder.find_spec(fullname, path, target)
+        elif path is None and self.service in self._folders and fullname not in sys.stdlib_module_names:
+            spec = PathFinder.find_spec(fullname, [str(self._folders[self.service])], target)
+        else:
             return None
-        spec = PathFinder.find_spec(fullname, [self._folder], target)
-        if spec is None or spec.loader is None:
+        if spec is None or (spec.loader is None and fullname != package):
             return None
-        self._found.append(fullname)
+        if isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(spec.loader, self)
+        elif spec.loader is not None:
+            self.take()  # compiled code
         return spec
+
+    def take(self) -> None:
+        """What comes is not pure: have it meet nothing of what ran here before."""
+        if self.taken:
+            return
+        self.taken = True
+        for name in list(sys.modules):
+            if (package := name.partition(".")[0]) in self._folders and package != self.service:
+                del sys.modules[name]
+        self.said()
+
+
+class _Loader(SourceFileLoader):
+    """Loads a service's file as Python does, once it is known whose the ward is."""
+
+    def __init__(self, loader: SourceFileLoader, code: _ServiceCode) -> None:
+        super().__init__(loader.name, loader.path)
+        self._code = code
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        if not self._code.taken:
+            pure = pure_code(self.get_data(self.path), self.path)
+            if pure is not None:
+                return pure
+            self._code.take()
+        return super().get_code(fullname)
 
 
 def _copy(value: Any) -> Any:
@@ -232,10 +270,14 @@ class _Tidiness:
     def __init__(self, output: int) -> None:
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
         self._output = os.fstat(output).st_ino
+        self._memory = _memory()
         self._before = self._state()
 
-    def kept(self) -> bool:
-        """Whether all is as it was; flushes what was printed, and calls off alarms."""
+    def kept(self, taken: bool) -> bool:
+        """Whether all is as it was; flushes what was printed, and calls off alarms. Pure code may keep memory alone."""
+        if not taken:
+            sys.stdout.flush()
+            return _memory() < self._memory + MAX_MEMORY
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
             sys.stdout.flush()
@@ -248,6 +290,11 @@ class _Tidiness:
         streams = (sys.stdin, sys.stdout, sys.stderr) == self._streams
         outputs = [os.fstat(number).st_ino == self._output for number in (1, 2)]
         return streams, outputs, threading.active_count(), Path.cwd(), list(sys.path), dict(os.environ)
+
+
+def _memory() -> int:
+    """Kilobytes (Linux) that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _childless() -> bool:

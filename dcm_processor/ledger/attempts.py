@@ -60,7 +60,7 @@ def get(db: Connection, attempt_id: str) -> tuple[RowMapping, RowMapping] | None
 
 
 def finished_among(db: Connection, attempt_ids: Sequence[str]) -> dict[str, RowMapping]:
-    """Of these attempts those that finished their job, with the job."""
+    """Of these attempts those that finished their job, with the job; the last to end is the last."""
     found: dict[str, RowMapping] = {}
     for start in range(0, len(attempt_ids), 1000):  # a database takes so many parameters, not any number
         query = select(attempts.c.attempt_id.label("finished"), jobs).join(jobs, jobs.c.job_id == attempts.c.job_id)
@@ -68,7 +68,7 @@ def finished_among(db: Connection, attempt_ids: Sequence[str]) -> dict[str, RowM
             attempts.c.attempt_id.in_(attempt_ids[start : start + 1000]), attempts.c.state == AttemptState.FINISHED
         )
         found |= {row["finished"]: row for row in db.execute(query).mappings()}
-    return found
+    return dict(sorted(found.items(), key=lambda each: float(each[1]["ended_at"])))
 
 
 def unended_among(db: Connection, attempt_ids: Sequence[str]) -> set[str]:
@@ -147,12 +147,6 @@ def retrying(db: Connection, *, after: float) -> Sequence[RowMapping]:
     """Jobs whose next attempt is due later than that: job_id, due_at, settings."""
     query = select(jobs.c.job_id, jobs.c.due_at, jobs.c.settings)
     return db.execute(query.where(jobs.c.state == JobState.RETRYING, jobs.c.due_at > after)).mappings().all()
-
-
-def next_retry(db: Connection) -> float | None:
-    query = select(func.min(jobs.c.due_at)).where(jobs.c.state == JobState.RETRYING)
-    due_at: float | None = db.execute(query).scalar_one()
-    return due_at
 
 
 def count_unended(db: Connection, service: str) -> dict[str, int]:

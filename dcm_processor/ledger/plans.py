@@ -18,6 +18,7 @@ from dcm_processor import identity
 from dcm_processor.ledger.schema import attempts, jobs, plans
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
 
+_UNENDED = (JobState.QUEUED, JobState.STARTED, JobState.RETRYING, JobState.WAITING)
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 
 # Made once: whoever waits for a job's successor waits for these.
@@ -28,11 +29,24 @@ _LATEST = (
     .order_by(plans.c.created_at.desc(), plans.c.run.desc())
     .limit(1)
 )
-_ACTIVE = select(plans).where(plans.c.study_id == bindparam("study"), plans.c.active)
+_ACTIVE = select(plans.c.plan_id, plans.c.ended_at).where(plans.c.study_id == bindparam("study"), plans.c.active)
 _JOBS_OF = select(jobs).where(jobs.c.plan_id == bindparam("plan")).order_by(jobs.c.position)
+_STATES = select(jobs.c.state).where(jobs.c.plan_id == bindparam("plan"), jobs.c.state.is_not(None)).distinct()
+_OUTLINE = (
+    select(
+        *(jobs.c[name] for name in ("job_id", "study_id", "series_id", "job_name", "verdict", "reason", "state")),
+        *(jobs.c[name] for name in ("dependencies", "reused_from", "attempt")),
+        jobs.c.settings["stage"].as_string().label("stage"),
+        jobs.c.settings["onDependencyFailure"].as_string().label("on_failure"),
+    )
+    .where(jobs.c.plan_id == bindparam("plan"))
+    .order_by(jobs.c.position)
+)
 _PREDECESSOR_RUNS = (
     select(jobs.c.job_id)
-    .where(jobs.c.study_id == bindparam("study"), jobs.c.plan_id != bindparam("plan"), jobs.c.state == JobState.STARTED)
+    .join(plans, plans.c.plan_id == jobs.c.plan_id)
+    .where(plans.c.study_id == bindparam("study"), plans.c.plan_id != bindparam("plan"))
+    .where(jobs.c.state == JobState.STARTED)
     .limit(1)
 )
 
@@ -42,7 +56,7 @@ def get(db: Connection, plan_id: str) -> RowMapping | None:
 
 
 def active(db: Connection, study_id: str) -> RowMapping | None:
-    """The study's active plan."""
+    """The study's active plan: its plan_id and ended_at."""
     return db.execute(_ACTIVE, {"study": study_id}).mappings().one_or_none()
 
 
@@ -122,10 +136,37 @@ def jobs_of(db: Connection, plan_id: str) -> Sequence[RowMapping]:
     return db.execute(_JOBS_OF, {"plan": plan_id}).mappings().all()
 
 
+def states(db: Connection, plan_id: str) -> set[JobState]:
+    """The states that scheduled and skipped jobs of the plan are in."""
+    return {JobState(state) for state in db.execute(_STATES, {"plan": plan_id}).scalars()}
+
+
+def outline(db: Connection, plan_id: str, series: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The plan's jobs in plan order, with what it takes to go on: of their settings stage and onDependencyFailure.
+
+    With `series` only those of the study as a whole and of these series.
+    """
+    query = _OUTLINE.where(jobs.c.series_id.in_(series) | jobs.c.series_id.is_(None)) if series else _OUTLINE
+    found = [dict(row) for row in db.execute(query, {"plan": plan_id}).mappings()]
+    for row in found:
+        row["settings"] = {"stage": row.pop("stage"), "onDependencyFailure": row.pop("on_failure")}
+    return found
+
+
+def others_go_on(db: Connection, plan_id: str, job_name: str) -> bool:
+    """Whether a job of that name has not ended, for any series."""
+    query = select(jobs.c.job_id).where(jobs.c.plan_id == plan_id, jobs.c.state.in_(_UNENDED))
+    return db.execute(query.where(jobs.c.job_name == job_name).limit(1)).first() is not None
+
+
 def jobs_by_id(db: Connection, study_id: str, job_ids: Collection[str]) -> Sequence[RowMapping]:
-    """Those of the jobs that belong to the study."""
-    query = select(jobs).where(jobs.c.study_id == study_id, jobs.c.job_id.in_(list(job_ids)))
-    return db.execute(query).mappings().all()
+    """Those of the jobs that belong to the study, each plan's in plan order."""
+    found: list[RowMapping] = []
+    ids = list(job_ids)
+    for start in range(0, len(ids), 1000):  # a database takes so many parameters, not any number
+        query = select(jobs).where(jobs.c.study_id == study_id, jobs.c.job_id.in_(ids[start : start + 1000]))
+        found += db.execute(query).mappings()
+    return sorted(found, key=lambda job: job["position"])
 
 
 def ended_among(db: Connection, job_ids: Sequence[str]) -> dict[str, RowMapping]:

@@ -81,9 +81,9 @@ class Job(Answer):
     reused_from: str | None = Field(description="jobId of the earlier job whose result stands for this one's.")
     attempt: int = Field(description="The number of the current attempt; 0 before the first.")
     due_at: Moment | None = Field(description="When a retrying job's next attempt is due.")
-    created_at: Moment = Field(description="When it was planned.")
-    started_at: Moment | None = Field(description="When its first attempt began.")
-    ended_at: Moment | None = Field(description="When it ended.")
+    created_at: Moment = Field(description="When it was planned; one that was reused may have begun and ended before.")
+    started_at: Moment | None = Field(description="When its first attempt began; of one that was reused, that one's.")
+    ended_at: Moment | None = Field(description="When it ended; of one that was reused, when that one ended.")
     attempts: list[Attempt] = Field(description="Its attempts, in order.")
 
 

@@ -4,6 +4,7 @@ from typing import cast
 
 from flask import Blueprint
 from rq import Queue as RqQueue
+from rq.suspension import WORKERS_SUSPENDED
 
 from dcm_processor.transport import answers
 from scheduler.api.models import Queue, Queues
@@ -21,7 +22,10 @@ def list_queues() -> Queues:
     with answers(), parts().redis.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.llen(RqQueue.redis_queue_namespace_prefix + name)
-        lengths = cast("list[int]", pipe.execute())
+        pipe.exists(WORKERS_SUSPENDED)
+        *lengths, suspended = cast("list[int]", pipe.execute())
     return Queues(
-        items=[Queue(name=name, length=length, paused=False) for name, length in zip(names, lengths, strict=True)]
+        items=[
+            Queue(name=name, length=length, paused=bool(suspended)) for name, length in zip(names, lengths, strict=True)
+        ]
     )

@@ -1,4 +1,4 @@
-"""A platform whose controller runs and has met Orthanc."""
+"""A platform whose controller runs and has met Orthanc; or a Redis of one's own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dcm_processor.ledger import studies
+from dcm_processor.transport import Transport
 from tests.integration.scheduler.platform import Platform
 from tests.servers import OrthancServer, ValkeyServer
 from tests.waiting import wait_until
@@ -16,6 +17,14 @@ def platform(tmp_path: Path, valkey: ValkeyServer, orthanc: OrthancServer) -> It
     with Platform(tmp_path / "base", valkey, orthanc, STABLE_AGE=1) as running:
         wait_until(lambda: _met(running), 20, "the controller met Orthanc")
         yield running
+
+
+@pytest.fixture
+def transport(tmp_path: Path) -> Iterator[Transport]:
+    with ValkeyServer(tmp_path / "valkey") as valkey:
+        transport = Transport(valkey.url)
+        yield transport
+        transport.close()
 
 
 def _met(platform: Platform) -> bool:

@@ -1,25 +1,13 @@
 """RQ and its tools find our attempts as if RQ had enqueued them."""
 
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from rq import Queue
 from rq.serializers import JSONSerializer
 
 from dcm_processor.transport import Order, PlanOrder, Transport
 from scheduler.enqueue import FAILURE_TTL, FUNCTION, RESULT_TTL, enqueue
-from tests.servers import ValkeyServer
-
-
-@pytest.fixture
-def transport(tmp_path: Path) -> Iterator[Transport]:
-    with ValkeyServer(tmp_path / "valkey") as valkey:
-        transport = Transport(valkey.url)
-        yield transport
-        transport.close()
 
 
 def order(number: int) -> Order:

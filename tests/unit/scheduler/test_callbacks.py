@@ -16,6 +16,7 @@ from dcm_processor.plan import CallbackOutcome, JobKey, order
 from dcm_processor.registry import combine
 from dcm_processor.vocabulary import Level
 from scheduler.callbacks import MAX_OUTPUT, run_callbacks
+from scheduler.warden import Warden
 from tests.waiting import wait_until
 
 SERIES = ("a" * 8, "b" * 8)
@@ -31,8 +32,6 @@ HEADERS: dict[str, Any] = {
     ],
 }
 SELECTED = ("PatientName", "Modality", "SeriesDescription")
-
-Ask = Callable[..., dict[JobKey, CallbackOutcome]]
 
 
 class Services:
@@ -338,6 +337,91 @@ def test_what_a_callback_leaves_behind_does_not_meet_the_next(services: Services
     assert outcomes[study("leaves")].applies
     assert outcomes[study("next")].injected == {"found": ["/", False, False, 1]}
     assert outcomes[study("next")].output == "fine\n"
+
+
+SOCKETS = """
+def sockets():
+    import contextlib, os, stat
+    for number in range(3, 4096):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                yield number
+"""
+FORGED = (
+    "text = json.dumps({'applies': True, 'injected': {'forged': 1}, 'error': None, 'traceback': None, 'missed': [],"
+    " 'last': False}).encode(); frame = len(text).to_bytes(4, 'big') + text; [os.write(n, END) for n in sockets()]"
+)
+MISDEEDS = {
+    "warnings that raise": "import warnings; warnings.simplefilter('error')",
+    "a patched json": "json.dumps = lambda *args, **kwargs: '{}'",
+    "a patched marshal": "import marshal; marshal.loads = lambda _: {}",
+    "a patched builtin": "import builtins; builtins.len = lambda _: 0",
+    "a patched contract": "import dcm_processor.contract as c; c.interpret = lambda _: (True, {'forged': 1})",
+    "a patched class": "import dcm_processor.contract as c; c.Headers.get = lambda *_: 'forged'",
+    "a module of its own making": "import sys; sys.modules['statistics'] = None",
+    "another locale": "import locale; locale.setlocale(locale.LC_ALL, 'C'); locale.str = None",
+    "a file it gives back its name": "import sys; sys.modules['other.callbacks'] = sys.modules[__name__]",
+    "another recursion limit": "import sys; sys.setrecursionlimit(60)",
+    "an answer too many": FORGED.replace("END", "frame * 2"),
+    "an answer in advance, and the ward disowned": FORGED.replace("END", "frame + bytes(4) + frame"),
+}
+
+
+@pytest.mark.parametrize("misdeed", MISDEEDS)
+def test_what_a_service_does_to_its_process_meets_no_other_service(services: Services, misdeed: str) -> None:
+    """Its own callbacks, before and after, may meet it; those of a service that is asked in between do not."""
+    source = SOCKETS + f"import json, os\ndef callback():\n    {MISDEEDS[misdeed]}\n    return False\n"
+    services.add("bad", source, *[{"jobName": f"bad{n}", "sortPosition": n} for n in (1, 3)])
+    look = (
+        "import statistics, warnings, json, sys\n"
+        "def callback(headers):\n"
+        "    warnings.warn('odd')\n"
+        "    return True, {'saw': [headers['patientId'], headers.get('None', 0), json.dumps([len('ab')]),\n"
+        "                          statistics.mean([1, 3]), sys.getrecursionlimit() > 900]}\n"
+    )
+    services.add("other", look, *[{"jobName": f"other{n}", "sortPosition": n} for n in (2, 4)])
+    services.add(
+        "pure", "def callback(headers):\n    return True, {'saw': headers['patientId']}\n", {"sortPosition": 5}
+    )
+    outcomes = services.ask()
+    for n in (2, 4):
+        assert outcomes[study(f"other{n}")].error is None
+        assert outcomes[study(f"other{n}")].injected == {"saw": ["p", 0, "[2]", 2, True]}
+    assert outcomes[study("pure")].injected == {"saw": "p"}
+
+
+def test_a_sibling_that_is_imported_is_as_it_was_installed(services: Services) -> None:
+    count = "SEEN = []\ndef callback():\n    SEEN.append(1)\n    return True\n"
+    services.add("first", count, {"sortPosition": 1})
+    look = "import first.callbacks\ndef callback():\n    return True, {'saw': first.callbacks.SEEN}\n"
+    services.add("second", look, {"sortPosition": 2})
+    assert services.ask()[study("second")].injected == {"saw": []}
+
+
+def test_services_that_can_do_nothing_to_it_share_a_process(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Warden] = []
+
+    def start(target: Callable[[], None], keep: Sequence[int]) -> Warden:
+        started.append(Warden(target, keep))
+        return started[-1]
+
+    monkeypatch.setattr("scheduler.callbacks.Warden", start)
+    for number in range(9):
+        services.add(f"pure{number}", GOOD, {"sortPosition": number})
+    services.add("os1", "import os\n" + GOOD, *[{"jobName": f"os1{n}", "sortPosition": 10 + n} for n in range(3)])
+    services.add("os2", "import os\n" + GOOD, {"sortPosition": 20})
+    outcomes = services.ask()
+    assert all(outcome.applies for outcome in outcomes.values())
+    assert len(started) == 2  # the first not pure one has the pure ones' process from then on
+
+
+def test_a_service_that_fills_the_memory_does_it_to_itself(services: Services) -> None:
+    services.add("fat", "KEPT = []\ndef callback():\n    KEPT.append('x' * 300_000_000)\n    return True\n")
+    limit = "import resource\ndef callback():\n    return True, {'kb': resource.getrusage(0).ru_maxrss}\n"
+    services.add("next", limit, {"sortPosition": 1000})
+    assert services.ask()[study("next")].injected["kb"] < 300_000
 
 
 DAEMON = """

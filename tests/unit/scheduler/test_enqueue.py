@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scheduler.enqueue import orders_of, result_folder
+from scheduler.enqueue import orders_of, plan_order_of, result_folder
 
 PLAN = {"plan_id": "p", "study_id": "st", "headers": {}, "selected": ["*"], "instances": {"s1": ["i1"], "s2": ["i2"]}}
 
@@ -18,7 +18,7 @@ def job(name: str, series: str | None = None, **values: Any) -> dict[str, Any]:
 
 
 def order(jobs: list[dict[str, Any]], wanted: str) -> Any:
-    (made, _queue), *none = orders_of(PLAN, jobs, [wanted])[1]
+    (made, _queue), *none = orders_of(jobs, [job for job in jobs if job["job_id"] == wanted])
     assert not none
     return made
 
@@ -60,9 +60,21 @@ def test_a_dependency_that_never_ran_is_told_with_its_verdict_and_gives_no_input
     assert made.outcomes == {"a": {"state": "declined", "reason": "its callback declined"}}
 
 
+def test_a_dependency_that_is_not_installed_is_told_as_one_that_never_ran() -> None:
+    job_of = {"dependsOn": ["gone", "*"]}
+    jobs = [
+        job("a"),
+        job("b", state="queued", dependencies=["a/None"], settings=job_of),
+        job("c", "s1", settings=job_of),
+    ]
+    never = {"state": "skipped", "reason": "not installed, or not usable"}
+    assert order(jobs, "b/None").outcomes == {"a": {"state": "finished", "reason": None}, "gone": never}
+    assert order(jobs, "c/s1").outcomes == {"gone": never}
+
+
 def test_what_was_injected_travels_once_with_the_plan() -> None:
     jobs = [job("a", "s1", injected={"x": 1}), job("b", injected={"y": 2}), job("c")]
-    shared, _ = orders_of(PLAN, jobs, [])
+    shared = plan_order_of(PLAN, jobs)
     assert shared.injected == {"a": {"s1": {"x": 1}}, "b": {"y": 2}}
     assert shared.seriesJobs == ["a"]
     assert shared.services == {"a": "svc", "b": "svc", "c": "svc"}

@@ -7,6 +7,7 @@ from typing import Any
 import redis
 from rq import Queue
 from rq.serializers import JSONSerializer
+from rq.suspension import suspend
 
 from dcm_processor.environment_key import environment_key
 from dcm_processor.store import Store
@@ -74,9 +75,12 @@ def test_queues_are_shown_in_order_of_priority(tmp_path: Path, valkey: ValkeySer
         for _ in range(3):
             queue.enqueue("worker.run.run_attempt", "an-attempt")
         items = api.get("/api/v1/queues").get_json()["items"]
+        suspend(client)  # as `rq suspend` does: workers leave all queues alone
+        suspended = api.get("/api/v1/queues").get_json()["items"]
     assert [item["name"] for item in items] == ["high", "default", "medium", "low", "gpu"]
     assert {item["name"]: item["length"] for item in items if item["length"]} == {"low": 3}
     assert not any(item["paused"] for item in items)
+    assert all(item["paused"] for item in suspended)
 
 
 def test_without_redis_nobody_knows_the_queues(api: Api) -> None:
