@@ -161,7 +161,6 @@ jobs = Table(
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("ended_at", Float),
-    Index("ix_jobs_plan_id_position", "plan_id", "position"),
     Index("ix_jobs_plan_id_state", "plan_id", "state"),
     Index("ix_jobs_state_created_at", "state", "created_at"),
     Index("ix_jobs_service_state", "service", "state"),

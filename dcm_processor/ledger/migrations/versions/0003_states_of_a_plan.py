@@ -1,4 +1,4 @@
-"""The states of a plan's jobs are found without reading the jobs."""
+"""The states of a plan's jobs are found without reading the jobs; their order is not kept in an index of its own."""
 
 from alembic import op
 
@@ -10,3 +10,4 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_index("ix_jobs_plan_id_state", "jobs", ["plan_id", "state"], unique=False)
+    op.drop_index("ix_jobs_plan_id_position", "jobs")
