@@ -203,7 +203,7 @@ class Stack:
         if state is None:
             return None
         if state.mode != "local":
-            raise StackError("it runs in containers; stop it first: `bash run.sh --down`")
+            raise StackError("it runs in containers: `docker compose ps` shows them, `bash run.sh --down` stops them")
         supervisor = Supervisor(Path(state.socket))
         return (state, supervisor) if supervisor.alive() else None
 
