@@ -83,7 +83,7 @@ def progress(db: Connection, study_id: str, effects: Effects, finished: Sequence
     series = _concerned(db, plan["plan_id"], finished)
     rows = _taken_over(db, plans.outline(db, plan["plan_id"], series))
     blocked = plans.predecessor_runs(db, study_id, plan["plan_id"])
-    decision = _decide_within(rows, finished, blocked=blocked) if series else decide(rows, blocked=blocked)
+    decision = decide_within(rows, finished, blocked=blocked) if series else decide(rows, blocked=blocked)
     attempts.skip(db, decision.skipped, now=now)
     ready = set(decision.ready)
     attempts.queue(db, [row for row in rows if row["job_id"] in ready], now=now)
@@ -111,7 +111,7 @@ def _concerned(db: Connection, plan_id: str, finished: Sequence[JobRow]) -> set[
     return series if alone and all(plans.others_go_on(db, plan_id, name) for name in names) else set()
 
 
-def _decide_within(jobs: Sequence[JobRow], finished: Sequence[JobRow], *, blocked: bool) -> Decision:
+def decide_within(jobs: Sequence[JobRow], finished: Sequence[JobRow], *, blocked: bool) -> Decision:
     """`decide` for series' jobs alone, of the stage that goes on; the study's own are there as what these wait for."""
     stages = {job["settings"]["stage"] for job in finished}
     open_ones = {job["job_id"] for job in jobs if job["series_id"] is not None and job["settings"]["stage"] in stages}
