@@ -76,8 +76,7 @@ def progress(db: Connection, study_id: str, effects: Effects, finished: Sequence
     plan = plans.active(db, study_id)
     if plan is None:
         return
-    states = plans.states(db, plan["plan_id"])
-    if JobState.WAITING not in states and not all(state.ended for state in states):
+    if plan["runs"] and not plan["waits"]:
         studies.set_state(db, study_id, StudyState.RUNNING, now=now)  # others run, and nobody waits for this one
         return
     series = _concerned(db, plan["plan_id"], finished)

@@ -18,7 +18,7 @@ from dcm_processor import identity
 from dcm_processor.ledger.schema import attempts, jobs, plans
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
 
-_UNENDED = (JobState.QUEUED, JobState.STARTED, JobState.RETRYING, JobState.WAITING)
+_RUNNING = (JobState.QUEUED, JobState.STARTED, JobState.RETRYING)
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 
 # Made once: whoever waits for a job's successor waits for these.
@@ -29,9 +29,15 @@ _LATEST = (
     .order_by(plans.c.created_at.desc(), plans.c.run.desc())
     .limit(1)
 )
-_ACTIVE = select(plans.c.plan_id, plans.c.ended_at).where(plans.c.study_id == bindparam("study"), plans.c.active)
+_ACTIVE = select(
+    plans.c.plan_id,
+    plans.c.ended_at,
+    *(
+        select(jobs.c.job_id).where(jobs.c.plan_id == plans.c.plan_id, jobs.c.state.in_(states)).exists().label(name)
+        for name, states in (("waits", (JobState.WAITING,)), ("runs", _RUNNING))
+    ),
+).where(plans.c.study_id == bindparam("study"), plans.c.active)
 _JOBS_OF = select(jobs).where(jobs.c.plan_id == bindparam("plan")).order_by(jobs.c.position)
-_STATES = select(jobs.c.state).where(jobs.c.plan_id == bindparam("plan"), jobs.c.state.is_not(None)).distinct()
 _OUTLINE = (
     select(
         *(jobs.c[name] for name in ("job_id", "study_id", "series_id", "job_name", "verdict", "reason", "state")),
@@ -56,7 +62,7 @@ def get(db: Connection, plan_id: str) -> RowMapping | None:
 
 
 def active(db: Connection, study_id: str) -> RowMapping | None:
-    """The study's active plan: its plan_id and ended_at."""
+    """The study's active plan: plan_id, ended_at; `waits`, `runs`: whether jobs of it wait, or are on their way."""
     return db.execute(_ACTIVE, {"study": study_id}).mappings().one_or_none()
 
 
@@ -136,11 +142,6 @@ def jobs_of(db: Connection, plan_id: str) -> Sequence[RowMapping]:
     return db.execute(_JOBS_OF, {"plan": plan_id}).mappings().all()
 
 
-def states(db: Connection, plan_id: str) -> set[JobState]:
-    """The states that scheduled and skipped jobs of the plan are in."""
-    return {JobState(state) for state in db.execute(_STATES, {"plan": plan_id}).scalars()}
-
-
 def outline(db: Connection, plan_id: str, series: Collection[str] = ()) -> list[dict[str, Any]]:
     """The plan's jobs in plan order, with what it takes to go on: of their settings stage and onDependencyFailure.
 
@@ -155,7 +156,7 @@ def outline(db: Connection, plan_id: str, series: Collection[str] = ()) -> list[
 
 def others_go_on(db: Connection, plan_id: str, job_name: str) -> bool:
     """Whether a job of that name has not ended, for any series."""
-    query = select(jobs.c.job_id).where(jobs.c.plan_id == plan_id, jobs.c.state.in_(_UNENDED))
+    query = select(jobs.c.job_id).where(jobs.c.plan_id == plan_id, jobs.c.state.in_((*_RUNNING, JobState.WAITING)))
     return db.execute(query.where(jobs.c.job_name == job_name).limit(1)).first() is not None
 
 
