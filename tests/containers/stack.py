@@ -72,9 +72,12 @@ class ContainerStack:
 
     def cli(self, *arguments: str) -> Any:
         """What `docker compose exec scheduler dcm-processor … --json` says."""
-        done = self.compose("exec", "-T", "scheduler", "dcm-processor", *arguments, "--json")
+        done = self._exec(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
+
+    def _exec(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.compose("exec", "-T", "scheduler", "dcm-processor", *arguments, "--json")
 
     def send(self, study: StudyFiles) -> None:
         """By dcmtk's storescu, from outside of every container."""
@@ -127,12 +130,23 @@ class ContainerStack:
     def results(self, study: StudyFiles) -> Path:
         return self.basedir / "data" / "results" / study.study_id
 
+    def started(self, study: StudyFiles) -> int:
+        """How many jobs of the study run, or have run."""
+        found = self._planned(study)
+        return sum(job["state"] in ("started", "finished") for job in found["plans"][0]["jobs"]) if found else 0
+
     def _ended(self, study: StudyFiles) -> dict[str, Any] | None:
-        known = [found["studyId"] for found in self.cli("study", "list")]
-        if study.study_id not in known:
+        found = self._planned(study)
+        return found if found and found["plans"][0]["endedAt"] else None
+
+    def _planned(self, study: StudyFiles) -> dict[str, Any] | None:
+        """The study, once there is a plan."""
+        done = self._exec("study", "show", study.study_id)
+        if done.returncode == 1 and f"no study {study.study_id} is known" in done.stderr:
             return None
-        found: dict[str, Any] = self.cli("study", "show", study.study_id)
-        return found if found["plans"] and found["plans"][0]["endedAt"] else None
+        assert done.returncode == 0, done.stdout + done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found if found["plans"] else None
 
     # -- as Docker sees it
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.containers.conftest import StackMaker
 from tests.containers.stack import SERVERS, ContainerStack, docker
-from tests.containers.test_running import SLOW, started
+from tests.containers.test_running import SLOW
 from tests.dicom import make_study
 from tests.waiting import wait_until
 
@@ -23,7 +23,7 @@ def test_killing_a_container_in_the_middle_of_a_plan_loses_nothing(
     stack.install("slow", [{"jobName": f"slow-{number}", "timeout": 300} for number in range(8)], SLOW)
     study = make_study(tmp_path)
     stack.send(study)
-    wait_until(lambda: started(stack, study.study_id) >= 2, 90, "jobs that run", every=0.3)
+    wait_until(lambda: stack.started(study) >= 2, 90, "jobs that run", every=0.3)
     docker("kill", stack.containers(service)[0])
     stack.up("--scale", "worker=4")
     once_each(stack.finished(study, 240))
@@ -46,7 +46,7 @@ def test_installing_updating_and_removing_services_under_load_touches_no_job_tha
     stack.install("slow", [{"jobName": f"slow-{number}"} for number in range(8)], SLOW)
     first = make_study(tmp_path / "first")
     stack.send(first)
-    wait_until(lambda: started(stack, first.study_id) >= 2, 90, "jobs that run", every=0.3)
+    wait_until(lambda: stack.started(first) >= 2, 90, "jobs that run", every=0.3)
     stack.install("other", [{"jobName": "other"}])
     stack.install(
         "slow", [{"jobName": f"slow-{number}"} for number in range(2)], SLOW.replace("socket.gethostname()", "'new'")
@@ -77,7 +77,7 @@ def test_an_upgrade_from_the_image_before_loses_no_job_that_is_in_flight(
     stack.install("slow", [{"jobName": f"slow-{number}"} for number in range(8)], SLOW)
     study = make_study(tmp_path / "study")
     stack.send(study)
-    wait_until(lambda: started(stack, study.study_id) >= 2, 90, "jobs that run", every=0.3)
+    wait_until(lambda: stack.started(study) >= 2, 90, "jobs that run", every=0.3)
     for key in before:
         del stack.settings[key]
     stack.up()
@@ -91,7 +91,7 @@ def test_down_in_the_middle_and_up_again_goes_on(stack: ContainerStack, tmp_path
     stack.install("slow", [{"jobName": f"slow-{number}"} for number in range(8)], SLOW)
     study = make_study(tmp_path)
     stack.send(study)
-    wait_until(lambda: started(stack, study.study_id) >= 2, 90, "jobs that run", every=0.3)
+    wait_until(lambda: stack.started(study) >= 2, 90, "jobs that run", every=0.3)
     stack.down()
     assert not docker(
         "ps", "--quiet", "--filter", f"label=com.docker.compose.project={stack.settings['COMPOSE_PROJECT_NAME']}"
@@ -105,7 +105,7 @@ def test_secrets_rotate_while_jobs_run(stack: ContainerStack, tmp_path: Path) ->
     studies = [make_study(tmp_path / str(number), PatientID=f"TEST-{number}") for number in range(2)]
     old = {file.name: file.read_text() for file in (stack.basedir / "secrets").iterdir() if file.is_file()}
     stack.send(studies[0])
-    wait_until(lambda: started(stack, studies[0].study_id) >= 2, 90, "jobs that run", every=0.3)
+    wait_until(lambda: stack.started(studies[0]) >= 2, 90, "jobs that run", every=0.3)
     done = stack.bash("cli.sh", "secret", "rotate")
     assert done.returncode == 0, done.stdout + done.stderr
     stack.send(studies[1])

@@ -54,7 +54,7 @@ def test_scaling_under_load_loses_nothing(stack: ContainerStack, tmp_path: Path)
     stack.install("slow", [{"jobName": f"slow-{number}"} for number in range(12)], SLOW)
     study = make_study(tmp_path)
     stack.send(study)
-    wait_until(lambda: started(stack, study.study_id) >= 3, 60, "jobs that run", every=0.3)
+    wait_until(lambda: stack.started(study) >= 3, 60, "jobs that run", every=0.3)
     for workers in (1, 3):
         stack.up("--scale", f"worker={workers}")
         assert len(stack.containers("worker")) == workers
@@ -79,11 +79,3 @@ def test_the_demo_runs_in_containers(stack: ContainerStack) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("finished") >= 6
     assert str(stack.basedir / "secrets" / "dashboard_password") in done.stdout
-
-
-def started(stack: ContainerStack, study_id: str) -> int:
-    """How many jobs of the study's plan run, or have run."""
-    if study_id not in [found["studyId"] for found in stack.cli("study", "list")]:
-        return 0
-    plans = stack.cli("study", "show", study_id)["plans"]
-    return sum(job["state"] in ("started", "finished") for job in plans[0]["jobs"]) if plans else 0

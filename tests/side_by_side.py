@@ -1,0 +1,21 @@
+"""A pytest plugin for pytest-xdist: the tests of one file run in one process, and those in containers all in one.
+
+So what files share is started once, and there is one stack in containers, which its tests wait for most of the time.
+test.sh loads it.
+"""
+
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+
+class ByFile(LoadScopeScheduling):
+    """A file at a time to whoever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "containers" if file.startswith("tests/containers/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    return ByFile(config, log)
