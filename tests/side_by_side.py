@@ -1,7 +1,8 @@
 """A pytest plugin for pytest-xdist: the tests of one file run in one process, and those in containers all in one.
 
 So what files share is started once, and there is one stack in containers, which its tests wait for most of the time.
-test.sh loads it.
+With them run those in a browser, which drops what it loads whenever a network of containers comes or goes. test.sh
+loads it.
 """
 
 import pytest
@@ -14,7 +15,7 @@ class ByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "containers" if file.startswith("tests/containers/") else file
+        return "containers" if file.startswith(("tests/browser/", "tests/containers/")) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:

@@ -109,7 +109,7 @@ def test_a_thousand_wrong_files_make_a_short_list(tmp_path: Path, orthanc: Ortha
         (["{tmp}/nowhere"], 2, "/nowhere does not exist; name files, folders or zip archives"),
         (["{tmp}/study", "--called", "x" * 17], 2, "an AE title has 1 to 16 ASCII characters"),
         (["{tmp}/empty"], 1, "nothing was sent: there is no DICOM file in what you named"),
-        ([], 2, "Missing argument"),
+        ([], 2, "missing argument"),
     ],
 )
 def test_what_cannot_be_is_one_clear_line(

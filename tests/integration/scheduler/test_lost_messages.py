@@ -8,7 +8,7 @@ import pytest
 from dcm_processor.ledger import attempts
 from dcm_processor.transport import REPORTS
 from dcm_processor.vocabulary import EventKind, ExitReason
-from scheduler import controller
+from scheduler import controller, repair
 from tests.integration.scheduler.platform import YES, HandWorker, Platform, hasten, send
 from tests.servers import OrthancServer, ValkeyServer
 from tests.waiting import wait_until
@@ -62,9 +62,10 @@ def test_an_attempt_whose_start_nobody_heard_of_runs_on_while_it_is_announced(
 
 
 def test_redis_keeps_nothing_of_what_has_ended_or_was_superseded(
-    hasty: Platform, orthanc: OrthancServer, tmp_path: Path
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan's key holds headers; logs' keys go by themselves."""
+    monkeypatch.setitem(repair.Repair.__init__.__kwdefaults__, "lost_after", 60.0)  # the worker here says nothing
     hasty.install("svc", [{"jobName": "a"}, {"jobName": "b", "dependsOn": "a"}], YES, tmp_path / "source")
     with hasty:
         study = send(orthanc, tmp_path / "study")
