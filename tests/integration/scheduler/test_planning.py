@@ -99,7 +99,8 @@ def test_a_study_whose_newest_revision_could_not_be_planned_is_unplanned_once_it
     with monkeypatch.context() as patch:
         patch.setattr(planning, "_child", dies)
         platform.announce(study.study_id)
-        wait_until(lambda: all(event["handledAt"] for event in platform.study(study.study_id)["events"]), 20)
+        # Five times for each of two events, and each process imports this file, for `dies`, first.
+        wait_until(lambda: all(event["handledAt"] for event in platform.study(study.study_id)["events"]), 60)
     assert platform.study(study.study_id)["state"] == "running"
     worker.end(order.attemptId)
     found = platform.wait_for(study.study_id, "unplanned")
