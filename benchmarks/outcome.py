@@ -9,47 +9,35 @@ is. Exit status 1 above the limit.
 
 import argparse
 import gc
-import json
 import logging
 import statistics
 import sys
 import tempfile
 import time
-import uuid
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import structlog
 
+from benchmarks.parts import Parts, registry_of
 from dcm_processor import identity
 from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS
-from dcm_processor.ledger import Ledger
-from dcm_processor.manifest import Defaults, parse_manifest
 from dcm_processor.plan import CallbackOutcome, JobKey, make_plan
-from dcm_processor.registry import combine
-from dcm_processor.store import Store
-from dcm_processor.transport import Report, Transport
-from dcm_processor.vocabulary import EventKind, Level
+from dcm_processor.transport import Report
 from scheduler.adoption import adopt
 from scheduler.effects import Effects
 from scheduler.outcomes import take
 from scheduler.planning import Ending, Planned
 from scheduler.progress import deciding
-from scheduler.results import Results
 from tests.servers import ValkeyServer
 
-DEFAULTS = Defaults(Level.STUDY, "default", ("default",))
 FEW, MANY = 50, 5_000
 LIMIT = 3.0
 
 
-class Bench:
-    def __init__(self, folder: Path, redis_url: str) -> None:
-        self.ledger = Ledger(f"sqlite:///{folder}/ledger.sqlite")
-        self.ledger.migrate()
-        self.transport, self.results = Transport(redis_url), Results(folder / "data")
-        self.store = Store(folder / "registry", folder / "modules", DEFAULTS)
+class Bench(Parts):
+    """Outcomes of series' jobs, taken in as the controller does."""
 
     def outcome(self, number: int, *, dependents: bool, rounds: int) -> float:
         """Milliseconds (median) for an outcome in a plan of so many series jobs."""
@@ -63,28 +51,25 @@ class Bench:
             began = time.perf_counter()
             with deciding(self.ledger, None, effects) as (db, own):  # type: ignore[arg-type]  # no other leader here
                 take(db, report, own, now=time.time())
-            effects.carry_out(self.ledger, self.transport, self.results, self.store)
+            self.carry_out(effects)
             times.append(time.perf_counter() - began)
         return statistics.median(times) * 1000
 
     def _planned(self, number: int, *, dependents: bool) -> tuple[str, list[str]]:
         names = {"first": None, "second": "first"} if dependents else {"first": None}
-        entries = [
-            {"jobName": name, "worker": "svc.work", "callback": "svc.applies", "level": "series", "dependsOn": other}
-            for name, other in names.items()
-        ]
-        registry = combine([("svc", "0" * 32, parse_manifest(json.dumps(entries), "svc", DEFAULTS))])
-        study_id, series = str(uuid.uuid4()), [f"{n:08x}" for n in range(number)]
+        registry = registry_of(
+            [{"jobName": name, "level": "series", "dependsOn": other} for name, other in names.items()]
+        )
+        study_id, series = self.study(), [f"{n:08x}" for n in range(number)]
         elements = dict.fromkeys(DEFAULT_HEADER_FIELDS, "a value of some length")
         headers = {"seriesIds": series, "series": [{"seriesId": each, **elements} for each in series]}
         outcomes = {JobKey(job.name, each): CallbackOutcome(applies=True) for job in registry.jobs for each in series}
         plan = make_plan(registry, series, outcomes)
         revision, instances = identity.revision([study_id]), {each: ["i" * 44] for each in series}
         planned, effects = Planned(Ending.PLANNED, study_id, "", revision, headers, instances, {}, plan), Effects()
-        self.ledger.record_event(EventKind.STABLE, study_id)
         with self.ledger.write() as db:
             plan_id = adopt(db, planned, why="", selected=["*"], faults=[], wanted=(), effects=effects, now=time.time())
-        effects.carry_out(self.ledger, self.transport, self.results, self.store)
+        self.carry_out(effects)
         return plan_id, series
 
 

@@ -14,7 +14,6 @@ import statistics
 import sys
 import tempfile
 import time
-import uuid
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,59 +22,41 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 from sqlalchemy import Table, insert
 
+from benchmarks.parts import Parts, registry_of
 from dcm_processor import identity
-from dcm_processor.ledger import Ledger, plans
+from dcm_processor.ledger import plans
 from dcm_processor.ledger.schema import facts, jobs
-from dcm_processor.manifest import Defaults, parse_manifest
 from dcm_processor.plan import CallbackOutcome, JobKey, make_plan
-from dcm_processor.registry import combine
-from dcm_processor.store import Store
-from dcm_processor.transport import Transport
-from dcm_processor.vocabulary import EventKind, Level
 from scheduler.adoption import adopt
 from scheduler.effects import Effects
 from scheduler.enqueue import FUNCTION
 from scheduler.planning import Ending, Planned
-from scheduler.results import Results
 from tests.servers import ValkeyServer
 
 JOBS = 100
 LIMIT = 1.5
 
 
-DEFAULTS = Defaults(Level.STUDY, "default", ("high", "default", "low"))
-
-
-def registry_of(number: int):  # type: ignore[no-untyped-def]
-    import json
-
-    entries = [{"jobName": f"job-{n:03d}", "worker": "svc.work", "callback": "svc.applies"} for n in range(number)]
-    return combine([("svc", "0" * 32, parse_manifest(json.dumps(entries), "svc", DEFAULTS))])
-
-
-class Bench:
+class Bench(Parts):
     """Both ways, each timed by itself; every call uses a study of its own."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
-        self.ledger = Ledger(f"sqlite:///{folder}/ledger.sqlite")
-        self.ledger.migrate()
-        self.transport, self.results = Transport(redis_url), Results(folder / "data")
-        self.store = Store(folder / "registry", folder / "modules", DEFAULTS)
-        self.registry = registry_of(JOBS)
+        super().__init__(folder, redis_url)
+        self.registry = registry_of([{"jobName": f"job-{n:03d}"} for n in range(JOBS)])
         self.queue = Queue("bare", connection=self.transport.redis, serializer=JSONSerializer)
 
     def ours(self) -> float:
-        study_id, effects = self._study(), Effects()
+        study_id, effects = self.study(), Effects()
         began = time.perf_counter()
         planned = self._planned(study_id)
         with self.ledger.write() as db:
             adopt(db, planned, why="", selected=["*"], faults=[], wanted=(), effects=effects, now=time.time())
-        effects.carry_out(self.ledger, self.transport, self.results, self.store)
+        self.carry_out(effects)
         return time.perf_counter() - began
 
     def bare(self, table: Table) -> float:
         """One transaction of 100 rows of the table, and `enqueue_many`."""
-        planned, rows = self._planned(self._study()), []
+        planned, rows = self._planned(self.study()), []
         if table is jobs:
             with self.ledger.write() as db:
                 plan_id = adopt(
@@ -90,11 +71,6 @@ class Bench:
         ids = [f"{planned.study_id}-{n}" for n in range(JOBS)]
         self.queue.enqueue_many([Queue.prepare_data(FUNCTION, args=(i,), job_id=i, timeout=-1) for i in ids])
         return time.perf_counter() - began
-
-    def _study(self) -> str:
-        study_id = str(uuid.uuid4())
-        self.ledger.record_event(EventKind.STABLE, study_id)
-        return study_id
 
     def _planned(self, study_id: str) -> Planned:
         outcomes = {JobKey(job.name, None): CallbackOutcome(applies=True) for job in self.registry.jobs}

@@ -24,12 +24,11 @@ class Effects:
     See `progress.deciding`: of a transaction that was rolled back nothing follows.
     """
 
-    touched: list[str] = field(
-        default_factory=list
-    )  # studies whose plans are to be taken on, in the transaction itself
-    finished: dict[str, list[RowMapping]] = field(
-        default_factory=lambda: defaultdict(list)
-    )  # study -> jobs that finished, where nothing else of it was touched
+    # In the transaction itself: studies whose plans are to be taken on, and of studies of which nothing else was
+    # touched the jobs that finished.
+    touched: list[str] = field(default_factory=list)
+    finished: dict[str, list[RowMapping]] = field(default_factory=lambda: defaultdict(list))
+    # After it:
     publish: list[tuple[str, str]] = field(default_factory=list)  # (attempt id, folder relative to DATA)
     new: list[tuple[PlanOrder, list[Made]]] = field(default_factory=list)  # of new plans, which Redis does not have
     orders: list[list[Made]] = field(default_factory=list)  # to be enqueued as they are, each list of one plan

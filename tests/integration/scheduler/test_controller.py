@@ -296,7 +296,7 @@ def test_planning_that_was_killed_is_tried_again(platform: Platform, orthanc: Or
             first = not os.path.exists({str(marker)!r})
             open({str(marker)!r}, "a").close()
             if first:
-                time.sleep(1.5)
+                time.sleep(1000)
             return True
     """
     platform.install("svc", [{"jobName": "a"}], callback, tmp_path / "source")

@@ -87,6 +87,22 @@ def test_redis_keeps_nothing_of_what_has_ended_or_was_superseded(
     assert remaining == ["dcmproc:logs", "dcmproc:marker", "dcmproc:reports", "dcmproc:wake"]
 
 
+def test_an_attempt_whose_plan_redis_lost_is_laid_down_again_with_it(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    """The plan went after Redis was asked for it, before the enqueue; a worker took the attempt for ended."""
+    hasty.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    with hasty:
+        study = send(orthanc, tmp_path / "study")
+        hasty.announce(study.study_id)
+        worker = HandWorker(hasty)
+        attempt_id = worker.pop()
+        hasty.transport.redis.delete(*held(hasty, "plan"))
+        assert hasty.transport.order(attempt_id) is None
+        assert worker.run().attemptId == attempt_id
+        hasty.wait_for(study.study_id, "finished")
+
+
 def test_what_redis_should_have_forgotten_it_forgets_later(
     hasty: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
