@@ -19,6 +19,8 @@ SECRETS = {
     "dashboard": {"redis_password", "dashboard_password"},
 }
 BESIDE = {"extra_ca", "postgres_passfile"}  # a public certificate; what opens a database that these have to open
+LISTENS = {"orthanc": {4242, 8042}, "redis": {6379}, "scheduler": {5000}, "dashboard": {8080}}
+DOCKERS_RESOLVER = "0B00007F:"  # 127.0.0.11, on a port of its choice
 WRITABLE = {
     "orthanc": {"/orthanc/storage", "/orthanc/index"},
     "redis": {"/data"},
@@ -103,6 +105,23 @@ def test_nothing_is_published_but_dicom_orthanc_and_the_dashboard(stack: Contain
     }
     dashboard = requests.get(f"http://127.0.0.1:{stack.settings['DASHBOARD_PORT']}/rq", timeout=10)
     assert dashboard.status_code == 401  # scripts get no form
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_each_container_listens_where_it_should_and_nowhere_else(stack: ContainerStack, service: str) -> None:
+    for container in stack.containers(service):
+        assert listening(container) == LISTENS.get(service, set())
+
+
+def listening(container: str) -> set[int]:
+    """Ports of TCP sockets that wait for connections (proc(5): state 0A), but for that of Docker's own resolver."""
+    lines = docker("exec", container, "sh", "-c", "cat /proc/net/tcp /proc/net/tcp6").splitlines()
+    sockets = [line.split()[1:4] for line in lines if "local_address" not in line]
+    return {
+        int(local.rpartition(":")[2], 16)
+        for local, _, state in sockets
+        if state == "0A" and not local.startswith(DOCKERS_RESOLVER)
+    }
 
 
 def test_redis_has_no_way_out_keeps_an_append_only_file_and_is_called_redis_server_too(stack: ContainerStack) -> None:
