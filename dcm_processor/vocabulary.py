@@ -119,3 +119,19 @@ class EventKind(StrEnum):
     QUIET = "quiet"  # no NewInstance for STABLE_AGE + 10 s
     RERUN = "rerun"
     CANCEL = "cancel"
+
+
+class RepairKind(StrEnum):
+    """Which difference between Orthanc, ledger, Redis and disk was found and closed (docs/reliability.md)."""
+
+    STUDY_UNNOTICED = "study_unnoticed"  # Orthanc held a study, or more of it, that no event told of
+    STUDY_QUIET = "study_quiet"  # a study grew, and nobody said that it is stable
+    EVENT_UNPLANNED = "event_unplanned"  # an event whose planning an interrupted controller left undone
+    PLAN_STALLED = "plan_stalled"  # jobs that could go on, or whose dependencies had all ended, and did not
+    ATTEMPT_UNKNOWN = "attempt_unknown"  # queued in the ledger, and neither in RQ nor with a worker
+    ATTEMPT_UNREPORTED = "attempt_unreported"  # queued in the ledger, and claimed by a worker
+    ATTEMPT_LOST = "attempt_lost"  # started, and not announced any more
+    ATTEMPT_UNWANTED = "attempt_unwanted"  # in Redis, or with a worker, and ended in the ledger
+    OUTCOME_OLD = "outcome_old"  # sent for an attempt that had ended before
+    RESULT_UNPUBLISHED = "result_unpublished"  # accepted, and not yet among the results
+    DUE_TOO_LATE = "due_too_late"  # put off further than it can be: a clock was set back

@@ -1,6 +1,7 @@
 """The ledger's tables (SQLAlchemy Core). Times are seconds since the epoch, UTC, as floats; digests are hexadecimal.
 
-Reading order: a study is heard of (events, studies), planned (plans, jobs), run (attempts).
+Reading order: a study is heard of (events, studies), planned (plans, jobs), run (attempts), repaired where it is
+different elsewhere (repairs), forgotten (tombstones).
 """
 
 from sqlalchemy import (
@@ -73,6 +74,8 @@ studies = Table(
     Column("first_seen_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
     Column("stable_due_at", Float),  # counts as stable then, should no StableStudy come (a NewInstance was seen)
+    Column("hold_until", Float),  # is planned then, should what it is expected to hold not have come
+    Column("last_update", String(32)),  # Orthanc's LastUpdate when the study was last read, or met
     Column("active_plan_id", String(128)),
     Column("unplanned", Text),  # why planning the newest revision was given up; None: it has its plan, or is to get one
     Column("study_instance_uid", String(64)),
@@ -82,6 +85,7 @@ studies = Table(
     UniqueConstraint("study_id"),
     Index("ix_studies_state_number", "state", "number"),
     Index("ix_studies_stable_due_at", "stable_due_at"),
+    Index("ix_studies_hold_until", "hold_until"),
     Index("ix_studies_study_instance_uid", "study_instance_uid"),
     sqlite_autoincrement=True,
 )
@@ -156,6 +160,8 @@ jobs = Table(
     Column("failures", Integer, nullable=False, default=0),
     Column("transients", Integer, nullable=False, default=0),
     Column("losses", Integer, nullable=False, default=0),
+    Column("outages", Integer, nullable=False, default=0, server_default="0"),  # attempts in a row that met an outage
+    Column("outage_since", Float),  # when the first of these ended
     Column("due_at", Float),  # a retrying job's next attempt
     Column("cancel_asked_at", Float),  # of a running job: it is not to be tried again, however its attempt ends
     Column("created_at", Float, nullable=False),
@@ -186,4 +192,20 @@ attempts = Table(
     Column("details", Json),  # exit status, signal, peak memory (bytes), environment, log size
     Index("ix_attempts_job_id_attempt", "job_id", "attempt", unique=True),
     Index("ix_attempts_state", "state"),
+)
+
+repairs = Table(  # differences between Orthanc, ledger, Redis and disk that were found and closed
+    "repairs",
+    metadata,
+    Column("kind", String(32), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("last_at", Float, nullable=False),
+)
+
+tombstones = Table(  # revisions that were planned and whose rows are gone: none of them is planned again by itself
+    "tombstones",
+    metadata,
+    Column("study_id", String(64), primary_key=True),
+    Column("revision", String(16), primary_key=True),
+    Column("ended_at", Float, nullable=False),
 )

@@ -14,10 +14,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
 from dcm_processor.errors import LedgerError, LedgerUnavailableError
-from dcm_processor.ledger import Lease, LeaseLostError, Ledger, attempts, events, leases, plans, studies
+from dcm_processor.ledger import Lease, LeaseLostError, Ledger, attempts, events, leases, plans, repairs, studies
 from dcm_processor.ledger.engine import file_system
 from dcm_processor.ledger.schema import metadata
-from dcm_processor.vocabulary import AttemptState, EventKind, JobState, StudyState, Verdict
+from dcm_processor.vocabulary import AttemptState, EventKind, JobState, RepairKind, StudyState, Verdict
 from tests.servers import PostgresServer
 
 STUDY = "0a1b2c3d-0a1b2c3d-0a1b2c3d-0a1b2c3d-0a1b2c3d"
@@ -320,6 +320,24 @@ def test_facts_and_owners_are_kept(ledger: Ledger) -> None:
         studies.remember_owners(db, STUDY, {"s1": True, "s2": False})
         assert studies.fact(db, "orthanc") == {"cursor": 2}
         assert studies.owners(db, STUDY) == {"s1": True, "s2": False}
+
+
+def test_repairs_are_counted_by_kind_with_what_they_repair_or_not_at_all(ledger: Ledger) -> None:
+    with ledger.write() as db:
+        repairs.count(db, RepairKind.ATTEMPT_LOST, now=1.0)
+        repairs.count(db, RepairKind.ATTEMPT_LOST, 2, now=2.0)
+
+    def count_and_fail() -> None:
+        with ledger.write() as db:
+            repairs.count(db, RepairKind.STUDY_QUIET, now=3.0)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        count_and_fail()
+    with ledger.read() as db:
+        counted = repairs.counted(db)
+    assert {kind: number for kind, number in counted.items() if number} == {RepairKind.ATTEMPT_LOST: 3}
+    assert set(counted) == set(RepairKind)
 
 
 def test_a_locked_ledger_is_said_to_be_unavailable(sqlite_url: str) -> None:
