@@ -22,3 +22,11 @@ def must_stay_free(path: Path, wish: int | None) -> int:
     Raises OSError where there is no such path.
     """
     return wish if wish is not None else min(MIN_FREE, shutil.disk_usage(path).total // _SMALL)
+
+
+def is_low(path: Path, wish: int | None) -> bool:
+    """Whether less is free than is to stay free: nothing more is fetched to there.
+
+    Raises OSError where there is no such path.
+    """
+    return free(path) < must_stay_free(path, wish)
