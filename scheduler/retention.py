@@ -34,9 +34,9 @@ from scheduler.results import ATTEMPTS, RESULTS
 log = structlog.get_logger()
 
 PORTION = 100
-"""Names, or studies, that one transaction is about at most."""
-SECONDS = 0.03
-"""Seconds after which a transaction takes no further study: the controller's others wait for it."""
+"""Names of files that one transaction is about."""
+STUDIES = 50
+"""Studies whose rows go in one transaction: the controller's others wait for it."""
 _DAY = 86_400.0
 _GONE = ".gone"
 
@@ -137,19 +137,13 @@ class Retention:
     def _studies(self, lease: Lease, before: float) -> int:
         number, stays = 0, set[str]()
         while not self._stopped.is_set():
-            aside: list[Path] = []
             with self._transaction(lease) as db:
-                began = time.monotonic()
-                found = retention.expired(db, before=before, limit=PORTION, but=stays)
-                for study_id in found:
-                    if time.monotonic() - began > SECONDS:
-                        break
-                    logs = self._logs_folder / study_id
-                    aside += _aside(logs)
-                    if os.path.lexists(logs):  # a run of the same name would go on with it
-                        stays.add(study_id)
-                    elif retention.bury(db, study_id):
-                        number += 1
+                found = retention.expired(db, before=before, limit=STUDIES, but=stays)
+                aside = [path for study_id in found for path in _aside(self._logs_folder / study_id)]
+                # A run of the same name would go on with logs that are still there.
+                stays.update(study_id for study_id in found if os.path.lexists(self._logs_folder / study_id))
+                go = [study_id for study_id in found if study_id not in stays]
+                number += len(go) if go and retention.bury(db, go) else 0
             self._deleted(aside)
             if not found:
                 break

@@ -56,25 +56,25 @@ def expired(db: Connection, *, before: float, limit: int, but: Collection[str] =
     return db.execute(query.order_by(plans.c.ended_at).limit(limit)).scalars().all()
 
 
-def bury(db: Connection, study_id: str) -> bool:
-    """Have tombstones in the place of a study's rows; False: of a large one some rows are left, call again.
+def bury(db: Connection, study_ids: Sequence[str]) -> bool:
+    """Have tombstones in the place of a few studies' rows; False: there are so many that some are left, call again.
 
-    Only of a study that `expired` names in the same transaction.
+    Only of studies that `expired` names in the same transaction.
     """
-    stones = select(plans.c.study_id, plans.c.revision, func.max(plans.c.ended_at)).where(plans.c.study_id == study_id)
+    stones = select(plans.c.study_id, plans.c.revision, func.max(plans.c.ended_at))
+    stones = stones.where(plans.c.study_id.in_(study_ids)).group_by(plans.c.study_id, plans.c.revision)
     dialect = postgresql if db.dialect.name == "postgresql" else sqlite
-    put: Any = dialect.insert(tombstones).from_select(
-        ["study_id", "revision", "ended_at"], stones.group_by(plans.c.study_id, plans.c.revision)
+    put: Any = dialect.insert(tombstones).from_select(["study_id", "revision", "ended_at"], stones)
+    db.execute(
+        put.on_conflict_do_update(index_elements=["study_id", "revision"], set_={"ended_at": put.excluded.ended_at})
     )
-    put = put.on_conflict_do_update(index_elements=["study_id", "revision"], set_={"ended_at": put.excluded.ended_at})
-    db.execute(put)
-    some = db.execute(select(jobs.c.job_id).where(jobs.c.study_id == study_id).limit(ROWS)).scalars().all()
+    some = db.execute(select(jobs.c.job_id).where(jobs.c.study_id.in_(study_ids)).limit(ROWS)).scalars().all()
     db.execute(delete(attempts).where(attempts.c.job_id.in_(some)))
     db.execute(delete(jobs).where(jobs.c.job_id.in_(some)))
     if len(some) == ROWS:
         return False
     for table in (plans, events, series_owners, studies):
-        db.execute(delete(table).where(table.c.study_id == study_id))
+        db.execute(delete(table).where(table.c.study_id.in_(study_ids)))
     return True
 
 
