@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select
 
 from dcm_processor.ledger import retention, schema
-from dcm_processor.vocabulary import EventKind
+from dcm_processor.vocabulary import EventKind, ExitReason
 from scheduler import controller
 from tests.dicom import StudyFiles
 from tests.integration.scheduler.platform import YES, HandWorker, Platform, send
@@ -80,6 +80,20 @@ def test_what_a_rerun_needs_and_is_not_there_any_more_runs_again_too(
     platform.ledger.record_event(EventKind.RERUN, study.study_id, {"jobs": ["c"]})
     platform.transport.wake("test")
     assert [worker.run().jobName for _ in range(3)] == ["a", "b", "c"]
+
+
+def test_a_job_for_whose_study_there_is_no_room_says_so(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    """It waits, and is tried again by itself once its time has come."""
+    platform.install("svc", CHAIN[:1], YES, tmp_path / "source")
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    why = "DATA (/data) has no room for the study's files: 9 bytes are needed, 5 bytes are free; make room there"
+    worker.end(worker.start().attemptId, ExitReason.FETCH, error=why)
+    wait_until(lambda: why in (platform.jobs(study.study_id)["a"]["reason"] or ""), 20, "the reason is told")
+    assert platform.states(study.study_id) == {"a": "retrying"}
 
 
 def test_turns_stay_short_while_ten_thousand_studies_go(
