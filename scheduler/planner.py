@@ -134,6 +134,7 @@ class Planner:
             return
         if latest is None:
             with self._ledger.write(lease) as db:
+                events.meet(db, study_id, StudyState.PLANNING, now=time.time())  # its rows may just have been forgotten
                 studies.set_state(db, study_id, StudyState.PLANNING, now=time.time())
         self._children[study_id] = (PlanningChild(task, PLANNING_SECONDS), found)
 

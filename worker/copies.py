@@ -260,7 +260,13 @@ class Copies:
         size, coming = (0, 0) if note is None else (note.size, note.coming)
         if note is None or coming:
             there = self._measure(study_id)
-            size, coming = (max(size, there), max(size - there, 0)) if fetched else (there, 0)
+            if fetched:
+                size, coming = max(size, there), max(size - there, 0)
+            else:
+                size, coming = there, 0
+                with suppress(OSError):  # a full disk: it is measured again
+                    _Note(note.plan_id if note else "", size, 0).save(use)
+                    os.utime(use, (used_at, used_at))
         return _Found(study_id, note.plan_id if note else "", size, coming, used_at, fetched or _is_held(use))
 
     def _standing(self, found: "Sequence[_Found]") -> list[Standing]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 
 from dcm_processor.ledger import retention, schema
 from dcm_processor.vocabulary import EventKind, ExitReason
@@ -56,6 +56,19 @@ def test_a_revision_that_was_forgotten_is_planned_again_only_when_asked_for(
     platform.transport.wake("test")
     worker = HandWorker(platform)
     assert [worker.run().jobName for _ in CHAIN] == ["a", "b", "c"]
+    assert len(platform.wait_for(study.study_id, "finished")["plans"]) == 1
+
+
+def test_an_event_that_came_in_the_moment_in_which_its_study_was_forgotten_is_dealt_with(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    """PostgreSQL may put it down beside the transaction that deletes the study's rows."""
+    platform.install("svc", CHAIN[:1], YES, tmp_path / "source")
+    study = send(orthanc, tmp_path / "study")
+    with platform.ledger.write() as db:
+        values = {"kind": EventKind.STABLE, "study_id": study.study_id, "received_at": 1, "due_at": 1, "failures": 0}
+        db.execute(insert(schema.events).values(values))
+    HandWorker(platform).run()
     assert len(platform.wait_for(study.study_id, "finished")["plans"]) == 1
 
 

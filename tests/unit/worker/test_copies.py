@@ -198,9 +198,14 @@ def test_a_copy_without_a_note_is_measured_and_other_folders_are_left_alone(tmp_
     host = Host(tmp_path, budget=20)
     host.copy(A, size=15)
     (host.beside / f"{A}.use").unlink()
+    os.utime(tmp_path / "dicom" / A, (1000, 1000))
     (tmp_path / "dicom" / "of somebody else").mkdir()
+    host.fetch(1, B)
+    noted = copies._Note.load(host.beside / f"{A}.use")  # measured once
+    assert noted is not None
+    assert (noted.size, (host.beside / f"{A}.use").stat().st_mtime) == (15, 1000)
     host.fetch(10)
-    assert host.there() == {NEW, "of somebody else"}
+    assert host.there() == {B, NEW, "of somebody else"}
 
 
 def test_a_copy_whose_deletion_was_interrupted_is_deleted_by_the_next_fetch(
