@@ -54,20 +54,27 @@ def parse_timeout(value: object) -> float:
     return float(seconds)
 
 
-def parse_memory(value: object) -> int:
+def parse_size(value: object) -> int:
     """Bytes from a whole number or from "512M", "4G", "1.5GiB" (K, M, G, T are powers of 1024, as in Docker).
 
-    Raises ValueError where `value` is none of them, or lies outside of 16M to 1024T.
+    Raises ValueError where `value` is none of them.
     """
     if isinstance(value, str) and (found := _SIZE.fullmatch(value)):
-        size: float = float(found[1]) * _BYTES[found[2].lower()]
-    elif isinstance(value, int) and not isinstance(value, bool):
-        size = value
-    else:
-        raise ValueError(but(_SIZE_WORDS, value))
+        return int(float(found[1]) * _BYTES[found[2].lower()])
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError(but(_SIZE_WORDS, value))
+
+
+def parse_memory(value: object) -> int:
+    """The same of a limit on memory.
+
+    Raises ValueError where `value` is no size, or lies outside of 16M to 1024T.
+    """
+    size = parse_size(value)
     if not _LEAST_MEMORY <= size <= _MOST_MEMORY:
         raise ValueError(but('must be at least "16M" and at most "1024T"', value))
-    return int(size)
+    return size
 
 
 def _job_names(value: object) -> object:

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dcm_processor.errors import SettingsError
 from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS
+from dcm_processor.job_settings import parse_size
 from dcm_processor.vocabulary import Level
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -24,6 +25,11 @@ Words = Annotated[
     BeforeValidator(lambda value: tuple(value.split()) if isinstance(value, str) else value),
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Size = Annotated[int, BeforeValidator(parse_size)]
+FOR_EVER = "forever"
+_kept = BeforeValidator(lambda value: None if value == FOR_EVER else value)
+Kept = Annotated[Annotated[float, Field(gt=0, le=100_000)] | None, _kept]
+KeptADay = Annotated[Annotated[float, Field(ge=1, le=100_000)] | None, _kept]
 
 
 class Settings(BaseSettings):
@@ -76,6 +82,13 @@ class Settings(BaseSettings):
     WORKER_UID: Annotated[int, Field(ge=0)] | None = None
     WORKER_GID: Annotated[int, Field(ge=0)] | None = None
     ALIVE_FILE: Path | None = None
+
+    DATA_BUDGET: Size | None = None
+    MIN_FREE: Size | None = None
+    KEEP_RESULTS: Kept = None
+    KEEP_ATTEMPTS: Kept = 7
+    KEEP_LOGS: Kept = 90
+    KEEP_LEDGER: KeptADay = None
 
     HTTP_PROXY: str | None = None
     HTTPS_PROXY: str | None = None

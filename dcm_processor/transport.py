@@ -10,7 +10,7 @@
 All values are JSON; nothing is ever unpickled.
 """
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -277,6 +277,14 @@ class Transport:
     def acknowledged(self, attempt_id: str) -> bool:
         with answers():
             return bool(self.redis.exists(PREFIX + "ack:" + attempt_id))
+
+    def plans_among(self, plan_ids: Collection[str]) -> set[str]:
+        """Those of the plans that something is held of: they have not ended."""
+        asked = list(plan_ids)
+        with answers(), self.redis.pipeline(transaction=False) as pipe:
+            for plan_id in asked:
+                pipe.exists(PREFIX + "plan:" + plan_id)
+            return {plan_id for plan_id, there in zip(asked, pipe.execute(), strict=True) if there}
 
     # -- logs
 

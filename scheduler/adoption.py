@@ -1,6 +1,6 @@
 """A plan put into the ledger: its jobs, what of earlier plans stands for them, what it supersedes."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
@@ -16,6 +16,14 @@ from scheduler.enqueue import orders_of, plan_order_of
 from scheduler.planning import Planned
 from scheduler.progress import apply, carried, decide
 
+Gone = Callable[[Mapping[Any, Any]], bool]
+"""Whether the results of a finished job, a row, are not there any more."""
+
+
+def _none_is(_job: Mapping[Any, Any]) -> bool:
+    return False
+
+
 _GOES_ON = "the run that an earlier plan began goes on"
 
 
@@ -27,18 +35,20 @@ def adopt(
     selected: Sequence[str],
     faults: Sequence[str],
     wanted: Collection[str],
+    gone: Gone = _none_is,
     effects: Effects,
     now: float,
 ) -> str:
     """Make `planned` the study's active plan and queue what may run; returns its id.
 
-    `wanted`: the job names of a rerun, which run again together with what depends on them; "*": all of them.
+    `wanted`: the job names of a rerun, which run again together with what depends on them; "*": all of them. So do jobs
+    whose results are `gone` and that others need as inputs.
     """
     assert planned.plan is not None
     earlier = plans.latest(db, planned.study_id)
     run = plans.next_run(db, planned.study_id, planned.revision) if earlier is not None else 1
     plan_id = identity.plan_id(planned.study_id, planned.revision, run)
-    standing = _standing(db, planned, planned.plan, wanted, earlier) if earlier is not None else {}
+    standing = _standing(db, planned, planned.plan, wanted, earlier, gone=gone) if earlier is not None else {}
     rows = [_row(plan_id, planned.study_id, job, standing.get(job.key), now=now) for job in planned.plan.jobs]
     plan = {
         "plan_id": plan_id,
@@ -57,12 +67,19 @@ def adopt(
 
 
 def rerun_jobs(
-    db: Connection, study_id: str, job_ids: Collection[str], registry: ServiceRegistry, effects: Effects, *, now: float
+    db: Connection,
+    study_id: str,
+    job_ids: Collection[str],
+    registry: ServiceRegistry,
+    effects: Effects,
+    *,
+    gone: Gone = _none_is,
+    now: float,
 ) -> str:
     """Run jobs of a plan again with what depends on them: headers and params as they were, the services' code of today.
 
-    Returns what came of it. Everything else of the plan stands in the new one as it ended. A job of an older plan
-    stands for the newest plan's of the same name and series.
+    Returns what came of it. Everything else of the plan stands in the new one as it ended, but for what they need and
+    whose results are `gone`. A job of an older plan stands for the newest plan's of the same name and series.
     """
     latest = plans.latest(db, study_id)
     old_jobs = plans.jobs_of(db, latest["plan_id"]) if latest else []
@@ -70,9 +87,10 @@ def rerun_jobs(
     roots = {job["job_id"] for job in old_jobs if (job["job_name"], job["series_id"]) in named}
     if latest is None or not roots:
         return "the study's newest plan has none of these jobs; rerun the study instead"
-    again = downstream(
-        ((job["job_id"], Stage(job["settings"]["stage"]), job["dependencies"]) for job in old_jobs), roots
-    )
+    edges = [(job["job_id"], Stage(job["settings"]["stage"]), job["dependencies"]) for job in old_jobs]
+    again = downstream(edges, roots)
+    while missing := _missing(old_jobs, again, gone):
+        again = downstream(edges, again | missing)
     run = plans.next_run(db, study_id, latest["revision"])
     plan_id = identity.plan_id(study_id, latest["revision"], run)
     new_ids = {job["job_id"]: identity.job_id(plan_id, job["job_name"], job["series_id"]) for job in old_jobs}
@@ -184,7 +202,7 @@ def _row(plan_id: str, study_id: str, planned: PlannedJob, reused: RowMapping | 
 
 
 def _standing(
-    db: Connection, planned: Planned, plan: Plan, wanted: Collection[str], earlier: RowMapping
+    db: Connection, planned: Planned, plan: Plan, wanted: Collection[str], earlier: RowMapping, *, gone: Gone
 ) -> Mapping[JobKey, RowMapping]:
     """Which jobs need not run because what they became in the `earlier` plan stands.
 
@@ -204,7 +222,22 @@ def _standing(
         standing = {key: row for key, row in rows.items() if key in good or key not in needed}
     else:
         standing = _untouched(plan, good, earlier["instances"], planned.instances)
-    return {key: row for key, row in standing.items() if key not in again}
+    while True:
+        standing = {key: row for key, row in standing.items() if key not in again}
+        run = [job for job in plan.jobs if job.verdict is Verdict.SCHEDULED and job.key not in standing]
+        needed = {key for job in run for key in job.dependencies if key in standing}
+        missing = {key for key in needed if standing[key]["state"] == JobState.FINISHED and gone(standing[key])}
+        if not missing:
+            return standing
+        again = dependents(plan.jobs, missing)
+
+
+def _missing(jobs: Sequence[RowMapping], again: Collection[str], gone: Gone) -> set[str]:
+    """Of a plan's jobs those that finished, that one of `again` needs, and whose results are gone."""
+    run = [job for job in jobs if job["job_id"] in again and job["verdict"] == Verdict.SCHEDULED]
+    needed = {dependency for job in run for dependency in job["dependencies"]} - set(again)
+    finished = [job for job in jobs if job["job_id"] in needed and job["state"] == JobState.FINISHED]
+    return {job["job_id"] for job in finished if gone(job)}
 
 
 def _untouched(

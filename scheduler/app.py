@@ -23,6 +23,7 @@ from scheduler.problems import handle_problems
 from scheduler.readiness import Readiness
 from scheduler.recorder import Recorder
 from scheduler.results import Results
+from scheduler.room import Room
 from scheduler.transfers import Transfers
 from scheduler.unread import discard_body
 from scheduler.wake import CanWake, Waker
@@ -64,6 +65,7 @@ def create_app(
         waker=Waker(transport if transport is not None else Transport(settings.redis_url)),
         redis=quick,
         readiness=Readiness(ledger, quick),
+        room=Room(settings),
         store=store or Store.of(settings),
         results=Results(settings.data),
         transfers=Transfers(),

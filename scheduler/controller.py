@@ -32,6 +32,8 @@ from scheduler.planning import start_fork_server
 from scheduler.progress import deciding
 from scheduler.repair import Repair
 from scheduler.results import Results
+from scheduler.retention import Retention
+from scheduler.room import Room
 from scheduler.stream import StreamReader
 from scheduler.versions import VersionCollector
 
@@ -48,6 +50,8 @@ EVERY = {
     "results": 60.0,
     "keys": 15.0,
     "versions": 3600.0,
+    "room": 10.0,
+    "retention": 3600.0,
 }
 """Seconds between two runs of a step; the others run every turn."""
 
@@ -62,6 +66,8 @@ class Controller:
         self._store = Store.of(settings)
         self._planner = Planner(settings, self._ledger, self._transport, self._results)
         self._versions = VersionCollector(settings, self._ledger)
+        self._retention = Retention(settings, self._ledger)
+        self._room = Room(settings)
         self._orthanc = Orthanc.of(settings)
         self._stable_age = settings.STABLE_AGE
         self._alive_file = settings.ALIVE_FILE
@@ -95,6 +101,7 @@ class Controller:
                 self._turn(lease)
         finally:
             self._planner.close()
+            self._retention.close()
             changes.close()
             self._stream.close()
             self._logs.close()
@@ -130,6 +137,8 @@ class Controller:
             ("results", lambda _: self._repair_results(lease)),
             ("keys", lambda effects: self._repair.keys(lease, effects)),
             ("versions", lambda _: self._versions.begin()),
+            ("room", lambda _: self._room.tell()),
+            ("retention", lambda _: self._retention.begin(lease)),
         )
         for name, step in steps:
             now = time.monotonic()

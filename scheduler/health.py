@@ -7,6 +7,7 @@ from scheduler.api.operation import operation
 from scheduler.parts import parts
 from scheduler.problems import RETRY_AFTER, Problem, respond
 from scheduler.readiness import OK
+from scheduler.room import LOW
 
 health = Blueprint("health", __name__, url_prefix="/health")
 
@@ -21,11 +22,14 @@ def live() -> Live:
 @health.get("/ready")
 @operation("Is it ready?", answer=Ready, right=None, problems=(503,))
 def ready() -> Ready | Response:
-    """The ledger can be written and Redis answers; else 503, and `checks` says which does not."""
+    """The ledger can be written and Redis answers; else 503, and `checks` says which does not.
+
+    A DATA that is low on room is a warning: events are taken, plans made, and jobs that need no new files run.
+    """
     checks = parts().readiness.checks()
     wrong = [f"{name} {state}" for name, state in checks.items() if state != OK]
     if not wrong:
-        return Ready(checks=checks)
+        return Ready(checks=checks, warnings={"data": LOW} if parts().room.is_low() else {})
     problem = Problem(
         title="The scheduler is not ready",
         status=503,

@@ -15,6 +15,7 @@ from scheduler.auth import Tokens
 from scheduler.readiness import Readiness
 from scheduler.recorder import Recorder
 from scheduler.results import Results
+from scheduler.room import Room
 from scheduler.transfers import Transfers
 from scheduler.wake import Waker
 
@@ -38,6 +39,7 @@ class Parts:
     waker: Waker
     redis: redis.Redis  # with short time-outs: for queues and readiness
     readiness: Readiness
+    room: Room
     store: Store
     results: Results
     transfers: Transfers

@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping
 
 from dcm_processor import identity
 from dcm_processor.errors import DcmProcessorError, ServiceError
-from dcm_processor.ledger import Lease, Ledger, attempts, events, plans, studies
+from dcm_processor.ledger import Lease, Ledger, attempts, events, plans, retention, studies
 from dcm_processor.manifest import ALL, Fault
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
@@ -113,7 +113,8 @@ class Planner:
         if event["kind"] == EventKind.CANCEL:
             result = _cancel(db, event["study_id"], job_ids, effects, now=now)
         else:
-            result = rerun_jobs(db, event["study_id"], job_ids, self._store.load(), effects, now=now)
+            services, gone = self._store.load(), self._results.are_gone
+            result = rerun_jobs(db, event["study_id"], job_ids, services, effects, gone=gone, now=now)
             effects.touched.append(event["study_id"])
         events.settle(db, [event["event_id"]], result, now=now)
         return result
@@ -123,7 +124,8 @@ class Planner:
         with self._ledger.read() as db:
             latest = plans.latest(db, study_id)
             owners = studies.owners(db, study_id)
-        planned = frozenset() if rerun or latest is None else frozenset({str(latest["revision"])})
+            before = retention.revisions(db, study_id)
+        planned = frozenset() if rerun else frozenset(before | ({str(latest["revision"])} if latest else set()))
         try:
             task = task_for(self._settings, self._store, study_id, owners, planned)
         except ServiceError as error:
@@ -132,6 +134,7 @@ class Planner:
             return
         if latest is None:
             with self._ledger.write(lease) as db:
+                events.meet(db, study_id, StudyState.PLANNING, now=time.time())  # its rows may just have been forgotten
                 studies.set_state(db, study_id, StudyState.PLANNING, now=time.time())
         self._children[study_id] = (PlanningChild(task, PLANNING_SECONDS), found)
 
@@ -151,6 +154,7 @@ class Planner:
                     selected=self._settings.HEADER_FIELDS,
                     faults=[str(fault) for fault in faults],
                     wanted=_wanted(found),
+                    gone=self._results.are_gone,
                     effects=effects,
                     now=now,
                 )
@@ -158,6 +162,8 @@ class Planner:
             case Ending.UNCHANGED | Ending.OURS:
                 studies.remember_owners(db, study_id, planned.owners)
                 result = planned.reason
+                if latest is None and planned.ending is Ending.UNCHANGED:
+                    result = f"revision {planned.revision} was planned before; the ledger keeps no more of it"
                 studies.set_unplanned(db, study_id, None)
                 if latest is None:
                     studies.set_state(db, study_id, StudyState.FINISHED, reason=result, now=now)

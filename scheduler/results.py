@@ -28,7 +28,7 @@ from scheduler.enqueue import result_folder
 
 log = structlog.get_logger()
 
-ATTEMPTS = "attempts"
+ATTEMPTS, RESULTS = "attempts", "results"
 ASIDE = ".replaced"
 PART, TRASH = ".part", ".trash"
 STALE_SECONDS = 24 * 3600.0
@@ -77,6 +77,11 @@ class Results:
         """Whether results are not in their place yet that stand among an order's `inputs`."""
         folders = (each.values() if isinstance(each, Mapping) else (each,) for each in inputs.values())
         return any(folder in self._unpublished for each in folders for folder in each)
+
+    def are_gone(self, job: Mapping[Any, Any]) -> bool:
+        """Whether a finished job's results are neither there nor about to be: kept long enough, or deleted by hand."""
+        folder = result_folder(job)
+        return folder not in self._unpublished and not (self._data / folder).is_dir()
 
     def repair(self, ledger: Ledger) -> int:
         """Publish what was accepted and not published, in that order: the controller was interrupted, or could not.
@@ -161,7 +166,7 @@ class Results:
 
     def folder(self, study_id: str, job_name: str, series_id: str | None) -> Path | None:
         """A job's published results (names that are checked), or None where there are none."""
-        place = self._data / "results" / study_id / job_name
+        place = self._data / RESULTS / study_id / job_name
         place = place / series_id if series_id is not None else place
         return place if _is_folder(place) else None
 

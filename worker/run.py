@@ -25,7 +25,7 @@ from dcm_processor.outcome import Outcome
 from dcm_processor.store import SCRIPT_NOT_RUN
 from dcm_processor.transport import Order, PlanOrder, Report, Transport
 from dcm_processor.vocabulary import ExitReason
-from worker import output, reaper, runner, studies, surroundings
+from worker import copies, output, reaper, runner, studies, surroundings
 from worker.announcer import Announcer
 from worker.contained import Command, Contained, End
 from worker.context import CONTEXT, Context, StoppedError
@@ -93,11 +93,12 @@ class _Attempt:
         self._announcer = Announcer(transport, report, context.stop)
         self._phases: dict[str, list[float]] = {}
         self._details: dict[str, Any] = {}
-        self._commands = ExitStack()
+        self._used: int | None = None  # the descriptor that keeps the study's copy
+        self._until_its_end = ExitStack()
 
     def run(self) -> Outcome | None:
         """Run, spool and send; None where another process of this host turned out to run it."""
-        with self._commands:  # once a command has ended, its reaper's own end is nothing to wait for before sending
+        with self._until_its_end:  # once a command has ended, its reaper's end is nothing to wait for before sending
             return self._run()
 
     def _run(self) -> Outcome | None:
@@ -116,10 +117,10 @@ class _Attempt:
                     self._transport.report(ended.report)
                 return None
             except StoppedError as stopped:
-                self._commands.close()
+                self._until_its_end.close()
                 outcome = Outcome(ExitReason(stopped.args[0]))
             except Exception as error:  # the edge: whatever went wrong is the attempt's outcome
-                self._commands.close()
+                self._until_its_end.close()
                 stopped_for = self._context.stop.reason
                 outcome = Outcome(stopped_for) if stopped_for else outcome_of_error(error, self._phase_now())
                 if outcome.traceback is not None:
@@ -154,7 +155,8 @@ class _Attempt:
             )
             self._details["environment"] = environment.key
         with self._phase("fetch"), stop.raising():
-            dicom = studies.provide(self._settings, order, self._plan)
+            self._used = self._until_its_end.enter_context(copies.using(self._settings.data, self._plan.studyId))
+            dicom = studies.provide(self._settings, order, self._plan, self._transport.plans_among)
         inputs = self._shared_inputs(order.inputs) if shared else self._fetch_inputs(folder)
         left = self._settings.data / "attempts" / order.attemptId if shared else folder.scratch / "output"
         with self._phase("run"):
@@ -209,10 +211,10 @@ class _Attempt:
                 timeout=order.timeout,
                 memory=order.memory,
                 input=paper,
-                keep=[folder.lock],
+                keep=[fd for fd in (folder.lock, self._used) if fd is not None],
                 dump=True,
             )
-            running = self._commands.enter_context(Contained(command))
+            running = self._until_its_end.enter_context(Contained(command))
             folder.prepare()
             return self._watch(running)
         finally:

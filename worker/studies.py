@@ -5,6 +5,8 @@
     DATA/dicom/.copies/<studyId>.json                   what the copy holds, and the plan it was last compared for
     DATA/dicom/.copies/<studyId>.part/                  downloads under way, renamed into place when they are whole
 
+`worker.copies` has what makes room for a study, and keeps the copies that are used.
+
 One folder serves all plans of a study: only one of them runs at a time (its successor waits for what runs), and before
 a job starts, whatever its plan did not pin goes out of the folder that the job sees. So `headers["dcmpath"]` and
 `dicom_dir` are the same place, and it holds nothing else.
@@ -14,42 +16,37 @@ first fetch for a plan therefore asks Orthanc which files it has now (one call),
 """
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from dcm_processor.errors import (
-    DataFullError,
-    OrthancAwayError,
-    OrthancUnavailableError,
-    PermanentError,
-    StudyGoneError,
-)
+from dcm_processor.errors import OrthancAwayError, OrthancUnavailableError, PermanentError, StudyGoneError
 from dcm_processor.orthanc import Orthanc, StoredFile, is_orthanc_id
 from dcm_processor.settings import Settings
 from dcm_processor.transport import Order, PlanOrder
+from worker.copies import NO_LIMITS, Copies, Limits, Unfinished, full_disk, locked
 
 CONNECTIONS = 4
 """Files that one fetch downloads at a time."""
 
 
-def provide(settings: Settings, order: Order, plan: PlanOrder) -> Path:
-    """`dicom_dir` of an attempt.
+def provide(settings: Settings, order: Order, plan: PlanOrder, unfinished: Unfinished = frozenset) -> Path:
+    """`dicom_dir` of an attempt, which keeps it by `copies.using`.
 
     Raises what `fetch` raises, OrthancAwayError where Orthanc does not even say who it is.
     """
+    limits = Limits(settings.DATA_BUDGET, settings.MIN_FREE)
     with Orthanc.of(settings, connections=CONNECTIONS) as orthanc:
         try:
-            return fetch(orthanc, settings.data, plan, order.seriesId)
+            return fetch(orthanc, settings.data, plan, order.seriesId, limits=limits, unfinished=unfinished)
         except OrthancUnavailableError as error:
             try:
                 orthanc.system()
@@ -59,12 +56,20 @@ def provide(settings: Settings, order: Order, plan: PlanOrder) -> Path:
 
 
 def fetch(
-    orthanc: Orthanc, data: Path, plan: PlanOrder, series_id: str | None = None, *, connections: int = CONNECTIONS
+    orthanc: Orthanc,
+    data: Path,
+    plan: PlanOrder,
+    series_id: str | None = None,
+    *,
+    connections: int = CONNECTIONS,
+    limits: Limits = NO_LIMITS,
+    unfinished: Unfinished = frozenset,
 ) -> Path:
     """Have the plan's instances on this host, or those of one series; returns their folder.
 
-    Waits while another process of this host fetches the same study. Files that are there already are kept; a fetch that
-    was killed leaves nothing that looks whole.
+    Copies of other studies go where there is too little room within `limits`, as `worker.copies` chooses; who does not
+    say which plans are unfinished keeps all that have one. Waits while another process of this host fetches the same
+    study. Files that are there already are kept; a fetch that was killed leaves nothing that looks whole.
 
     Raises StudyGoneError where Orthanc no longer holds what the plan pinned, OrthancUnavailableError, DataFullError,
     PermanentError where the plan names what cannot be in Orthanc, and OSError for what else a disk may do.
@@ -73,18 +78,16 @@ def fetch(
     wanted = plan.instances if series_id is None else {series_id: plan.instances[series_id]}
     dicom = data / "dicom"
     copy = _Copy(dicom / plan.studyId, dicom / ".copies" / plan.studyId)
-    try:
+    copies = Copies(data, limits, unfinished)
+    with full_disk(data):
         (dicom / ".copies").mkdir(parents=True, exist_ok=True)
-        with copy.locked():
+        with locked(copy.lock):
             copy.remove_all_but(wanted, whole_study=series_id is None)
             copy.compare(orthanc, plan)
             missing = copy.missing(wanted)
-            _check_room(data, missing)
-            copy.download(orthanc, missing, connections)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataFullError(_no_room(data)) from error
-        raise
+            coming = sum(file.stored.size for file in missing)
+            with copies.room(plan.studyId, plan.planId, coming, changed=copy.changed):
+                copy.download(orthanc, missing, connections)
     return copy.folder if series_id is None else copy.folder / series_id
 
 
@@ -130,29 +133,21 @@ class _Copy:
 
     def __init__(self, folder: Path, beside: Path) -> None:
         self.folder = folder
-        self._lock = beside.with_name(beside.name + ".lock")
+        self.lock = beside.with_name(beside.name + ".lock")
+        self.changed = False  # something was deleted
         self._record_file = beside.with_name(beside.name + ".json")
         self._part = beside.with_name(beside.name + ".part")
         self._record = _Record("", {})
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Nobody else on this host works on the copy; the kernel frees the lock of a process that dies."""
-        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
 
     def remove_all_but(self, wanted: Mapping[str, Sequence[str]], *, whole_study: bool) -> None:
         """Leave nothing else in the wanted series' folders, nor, for the whole study, beside them."""
         _make_folder(self.folder)
         if whole_study:
-            _remove_others(self.folder, set(wanted))
+            self.changed |= _remove_others(self.folder, set(wanted))
         for series, instances in wanted.items():
             _make_folder(self.folder / series)
-            _remove_others(self.folder / series, {self._path(series, instance).name for instance in instances})
+            names = {self._path(series, instance).name for instance in instances}
+            self.changed |= _remove_others(self.folder / series, names)
 
     def compare(self, orthanc: Orthanc, plan: PlanOrder) -> None:
         """Once a plan: drop copies of files that Orthanc does not have any more, and note what it has."""
@@ -166,6 +161,7 @@ class _Copy:
             if instance not in stored or self._record.files.get(instance) != stored[instance]:
                 with suppress(FileNotFoundError, NotADirectoryError):
                     self._path(series, instance).unlink()
+                    self.changed = True
         self._record = _Record(plan.planId, {instance: stored[instance] for instance in pinned if instance in stored})
         self._record.save(self._record_file)
 
@@ -244,14 +240,19 @@ def _make_folder(path: Path) -> None:
     path.mkdir(exist_ok=True)
 
 
-def _remove_others(folder: Path, names: set[str]) -> None:
+def _remove_others(folder: Path, names: set[str]) -> bool:
+    """Whether there were others."""
+    found = False
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 if entry.name not in names or entry.name.endswith(".dcm"):
                     shutil.rmtree(entry.path)
+                    found = True
             elif entry.name not in names or not entry.is_file(follow_symlinks=False):
                 Path(entry.path).unlink(missing_ok=True)
+                found = True
+    return found
 
 
 def _check_names(plan: PlanOrder, series_id: str | None) -> None:
@@ -261,14 +262,3 @@ def _check_names(plan: PlanOrder, series_id: str | None) -> None:
         raise PermanentError("the plan names a study, series or instance that cannot be one of Orthanc's")
     if series_id is not None and series_id not in plan.instances:
         raise PermanentError("the plan pins no instance of the series that the job is about")
-
-
-def _check_room(data: Path, missing: Sequence[_Missing]) -> None:
-    if sum(file.stored.size for file in missing) > shutil.disk_usage(data).free:
-        raise DataFullError(_no_room(data, sum(file.stored.size for file in missing)))
-
-
-def _no_room(data: Path, needed: int = 0) -> str:
-    free = shutil.disk_usage(data).free
-    need = f"{needed} bytes are needed, " if needed else ""
-    return f"DATA ({data}) has no room for the study's files: {need}{free} bytes are free; make room there"

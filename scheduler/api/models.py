@@ -305,3 +305,4 @@ class Ready(Answer):
 
     status: Literal["ready"] = Field(default="ready", description="Always `ready`.")
     checks: dict[str, str] = Field(description="`ledger`, `redis`: `ok`.")
+    warnings: dict[str, str] = Field(description="What will be trouble, though all goes on: `data` where it is full.")

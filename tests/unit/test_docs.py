@@ -12,6 +12,7 @@ from dcm_processor.contract import AddedParams, Headers, call, interpret
 from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS
 from dcm_processor.job_settings import JobSettings
 from dcm_processor.manifest import Defaults, parse_manifest
+from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import ExitReason, JobState, Level, Verdict
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -100,6 +101,18 @@ def test_the_glossary_has_every_word(words: Any) -> None:
     glossary = (CHECKOUT / "docs" / "glossary.md").read_text().replace("time-out", "timeout")
     for word in words:
         assert f"*{str(word).replace('_', ' ')}*" in glossary, word
+
+
+def test_the_settings_of_the_disk_are_in_its_document_and_in_env_with_their_defaults() -> None:
+    document, env = (CHECKOUT / "docs" / "disk.md").read_text(), (CHECKOUT / ".env").read_text()
+    for key, field in Settings.model_fields.items():
+        if key.startswith("KEEP_"):
+            default = "forever" if field.default is None else str(field.default)
+            assert f"\n{key}={default}\n" in env
+            assert re.search(rf"`{key}` days.*\(`?{default}\b", document), key
+    for key in ("DATA_BUDGET", "MIN_FREE"):
+        assert f"\n# {key}=" in env
+        assert f"`{key}`" in document
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

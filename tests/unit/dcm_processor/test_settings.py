@@ -97,3 +97,20 @@ def test_other_hosts_are_reached_over_tls_where_that_is_wanted(checkout: Path) -
     ca_file = urlencode({"ssl_ca_certs": checkout / "ca.pem"})
     assert settings.redis_url == f"rediss://head.example.org:6380/0?{ca_file}"
     assert settings.scheduler_url == "https://head.example.org:5443"
+
+
+def test_room_is_a_size_and_what_is_kept_is_days_or_for_ever(checkout: Path) -> None:
+    text = "DATA_BUDGET=200G\nMIN_FREE=0\nKEEP_RESULTS=0.5\nKEEP_LOGS=forever\nKEEP_LEDGER=365\n"
+    (checkout / ".env.local").write_text(text)
+    settings = Settings.load(checkout)
+    assert (settings.DATA_BUDGET, settings.MIN_FREE) == (200 * 2**30, 0)
+    kept = (settings.KEEP_RESULTS, settings.KEEP_ATTEMPTS, settings.KEEP_LOGS, settings.KEEP_LEDGER)
+    assert kept == (0.5, 7, None, 365)
+
+
+def test_rows_of_the_ledger_are_kept_for_a_day_at_least(checkout: Path) -> None:
+    """For so long workers may ask whether outcomes of the same name were taken."""
+    (checkout / ".env.local").write_text("KEEP_LEDGER=0.9\nKEEP_ATTEMPTS=0\nDATA_BUDGET=much\n")
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(checkout)
+    assert all(key in str(caught.value) for key in ("KEEP_LEDGER", "KEEP_ATTEMPTS", "DATA_BUDGET"))

@@ -259,7 +259,8 @@ def test_a_fetch_that_is_interrupted_leaves_nothing_half_there(orthanc: StandIn,
     with pytest.raises(StoppedError):
         get(orthanc, tmp_path, plan(), connections=2)
     assert shown(tmp_path / "dicom" / STUDY) == {}
-    assert sorted(p.name for p in (tmp_path / "dicom" / ".copies").iterdir()) == [f"{STUDY}.json", f"{STUDY}.lock"]
+    beside = [f"{STUDY}.json", f"{STUDY}.lock", f"{STUDY}.use", "room.lock"]
+    assert sorted(p.name for p in (tmp_path / "dicom" / ".copies").iterdir()) == beside
 
 
 def test_leftovers_of_a_killed_fetch_are_cleared(orthanc: StandIn, tmp_path: Path) -> None:

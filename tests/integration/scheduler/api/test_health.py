@@ -21,7 +21,16 @@ def test_a_scheduler_is_ready_when_ledger_and_redis_are(tmp_path: Path, valkey: 
     with Installation(tmp_path, REDIS_URL=valkey.url) as installation:
         response = installation.api().get("/health/ready", token=None)
     assert response.status_code == 200
-    assert response.get_json() == {"status": "ready", "checks": {"ledger": "ok", "redis": "ok"}}
+    assert response.get_json() == {"status": "ready", "checks": {"ledger": "ok", "redis": "ok"}, "warnings": {}}
+
+
+def test_low_room_under_data_is_a_warning_and_no_reason_to_stop(tmp_path: Path, valkey: ValkeyServer) -> None:
+    """Whatever is fetched is refused by the workers; events, plans and outcomes go on."""
+    with Installation(tmp_path, REDIS_URL=valkey.url, MIN_FREE=2**50) as installation:
+        (installation.base / "data").mkdir(exist_ok=True)
+        response = installation.api().get("/health/ready", token=None)
+    assert response.status_code == 200
+    assert response.get_json()["warnings"] == {"data": "low on room: no study is fetched to the scheduler's host"}
 
 
 def test_without_redis_it_is_not_ready_and_says_so(api: Api) -> None:
