@@ -25,6 +25,7 @@ from dcm_processor.transport import REPORTS, Report, Transport, parse_report
 from scheduler import outcomes
 from scheduler.changes import Changes
 from scheduler.effects import Effects
+from scheduler.holds import Holds
 from scheduler.logs import LogReceiver
 from scheduler.planner import Planner
 from scheduler.planning import start_fork_server
@@ -41,6 +42,7 @@ TICK = 1.0
 """Seconds after which the controller looks at the ledger even if nothing woke it."""
 EVERY = {
     "renew": LEASE_SECONDS / 3,
+    "holds": 2.0,
     "attempts": 5.0,
     "plans": 60.0,
     "clocks": 60.0,
@@ -60,6 +62,7 @@ class Controller:
         self._results = Results(settings.data)
         self._store = Store.of(settings)
         self._planner = Planner(settings, self._ledger, self._transport, self._results)
+        self._holds = Holds(settings, self._ledger)
         self._versions = VersionCollector(settings, self._ledger)
         self._orthanc = Orthanc.of(settings)
         self._stable_age = settings.STABLE_AGE
@@ -121,6 +124,7 @@ class Controller:
             ("renew", lambda _: self._renew(lease)),
             ("reports", lambda _: self._take_reports(lease)),
             ("planned", lambda _: self._planner.collect(lease, readable)),
+            ("holds", lambda _: self._holds.look(lease)),
             ("events", lambda _: self._planner.handle(lease)),
             ("retries", lambda effects: self._repair.retries(lease, effects)),
             ("attempts", lambda effects: self._repair_attempts(lease, effects)),

@@ -6,7 +6,7 @@ from scheduler.api.models import Live, Ready
 from scheduler.api.operation import operation
 from scheduler.parts import parts
 from scheduler.problems import RETRY_AFTER, Problem, respond
-from scheduler.readiness import OK
+from scheduler.readiness import NEEDED, OK
 
 health = Blueprint("health", __name__, url_prefix="/health")
 
@@ -21,9 +21,12 @@ def live() -> Live:
 @health.get("/ready")
 @operation("Is it ready?", answer=Ready, right=None, problems=(503,))
 def ready() -> Ready | Response:
-    """The ledger can be written and Redis answers; else 503, and `checks` says which does not."""
+    """The ledger can be written and Redis answers; else 503, and `checks` says which does not.
+
+    Rules of completeness that cannot be used make no 503: events are taken, and their studies wait.
+    """
     checks = parts().readiness.checks()
-    wrong = [f"{name} {state}" for name, state in checks.items() if state != OK]
+    wrong = [f"{name} {checks[name]}" for name in NEEDED if checks[name] != OK]
     if not wrong:
         return Ready(checks=checks)
     problem = Problem(

@@ -10,7 +10,7 @@ from sqlalchemy import Connection as Database
 from sqlalchemy import RowMapping
 
 from dcm_processor import identity
-from dcm_processor.errors import DcmProcessorError, ServiceError
+from dcm_processor.errors import DcmProcessorError, RulesError, ServiceError
 from dcm_processor.ledger import Lease, Ledger, attempts, events, plans, studies
 from dcm_processor.manifest import ALL, Fault
 from dcm_processor.settings import Settings
@@ -33,6 +33,7 @@ PLANNING_FAILURES = 5
 """After which a study is given up as unplanned."""
 
 _BACKOFF = (2, 5, 15, 30, 60)
+_FORCED = (EventKind.LIMIT, EventKind.RERUN)  # however incomplete the study is
 
 
 class Planner:
@@ -119,14 +120,19 @@ class Planner:
         return result
 
     def _start(self, lease: Lease, study_id: str, found: list[RowMapping]) -> None:
-        rerun = any(event["kind"] == EventKind.RERUN for event in found)
+        kinds = {event["kind"] for event in found}
         with self._ledger.read() as db:
             latest = plans.latest(db, study_id)
             owners = studies.owners(db, study_id)
+            held_since = events.held_since(db, study_id)
+        rerun = EventKind.RERUN in kinds
         planned = frozenset() if rerun or latest is None else frozenset({str(latest["revision"])})
+        forced = not kinds.isdisjoint(_FORCED)
         try:
-            task = task_for(self._settings, self._store, study_id, owners, planned)
-        except ServiceError as error:
+            task = task_for(
+                self._settings, self._store, study_id, owners, planned, held_since=held_since, forced=forced
+            )
+        except (ServiceError, RulesError) as error:
             unavailable = Planned(Ending.UNAVAILABLE, study_id, str(error))
             self._deal(lease, found, partial(self._settle, unavailable, found, ()))
             return
@@ -142,12 +148,14 @@ class Planner:
         now = time.time()
         study_id, ids = planned.study_id, [event["event_id"] for event in found]
         latest = plans.latest(db, study_id)
+        result, state, settled = planned.reason, StudyState.WAITING, True  # `state` of a study that has no plan yet
         match planned.ending:
             case Ending.PLANNED:
+                studies.set_unplanned(db, study_id, None)
                 plan_id = adopt(
                     db,
                     planned,
-                    why=_why(found),
+                    why=_why(found, planned.completeness.missing),
                     selected=self._settings.HEADER_FIELDS,
                     faults=[str(fault) for fault in faults],
                     wanted=_wanted(found),
@@ -157,34 +165,42 @@ class Planner:
                 result = f"planned as {plan_id}"
             case Ending.UNCHANGED | Ending.OURS:
                 studies.remember_owners(db, study_id, planned.owners)
-                result = planned.reason
                 studies.set_unplanned(db, study_id, None)
-                if latest is None:
-                    studies.set_state(db, study_id, StudyState.FINISHED, reason=result, now=now)
+                state = StudyState.FINISHED
+            case Ending.HELD:
+                studies.remember_owners(db, study_id, planned.owners)
+                complete = planned.completeness
+                studies.set_unplanned(db, study_id, result, hold_until=complete.until)
+                events.note_held(db, ids, since=complete.since)
             case Ending.GONE:
-                result = planned.reason
-                if latest is None:
-                    studies.set_state(db, study_id, StudyState.UNPLANNED, reason=result, now=now)
+                studies.end_hold(db, study_id)
+                state = StudyState.UNPLANNED
             case Ending.UNAVAILABLE:
-                events.put_off(db, ids, planned.reason, due_at=now + _BACKOFF[1], counts=False)
-                if latest is None:
-                    studies.set_state(db, study_id, StudyState.WAITING, reason=planned.reason, now=now)
-                return planned.reason
+                events.put_off(db, ids, result, due_at=now + _BACKOFF[1], counts=False)
+                settled = False
             case Ending.FAILED:
-                failures = max(int(event["failures"]) for event in found) + 1
-                reason = f"planning failed ({failures} of {PLANNING_FAILURES}): {planned.reason}"
-                due_at = now + _BACKOFF[min(failures, len(_BACKOFF)) - 1]
-                events.put_off(db, ids, reason, due_at=due_at, counts=True)
-                if failures < PLANNING_FAILURES:
-                    if latest is None:
-                        studies.set_state(db, study_id, StudyState.WAITING, reason=reason, now=now)
-                    return reason
-                _give_up(db, study_id, reason, now=now)
-                result = reason
-        if latest is not None and planned.ending is not Ending.PLANNED:
-            effects.touched.append(study_id)  # the study stands where its plan stands
-        events.settle(db, ids, result, now=now)
+                result, settled = _failed(db, found, result, now=now)
+                state = StudyState.UNPLANNED if settled else StudyState.WAITING
+        if settled:
+            events.settle(db, ids, result, now=now)
+        if planned.ending is not Ending.PLANNED:
+            if latest is None:
+                studies.set_state(db, study_id, state, reason=result, now=now)
+            elif settled:
+                effects.touched.append(study_id)  # the study stands where its plan stands
         return result
+
+
+def _failed(db: Database, found: Sequence[RowMapping], why: str, *, now: float) -> tuple[str, bool]:
+    """Have planning tried again later, or give it up; returns it in words, and whether it was given up."""
+    failures = max(int(event["failures"]) for event in found) + 1
+    reason = f"planning failed ({failures} of {PLANNING_FAILURES}): {why}"
+    due_at = now + _BACKOFF[min(failures, len(_BACKOFF)) - 1]
+    events.put_off(db, [event["event_id"] for event in found], reason, due_at=due_at, counts=True)
+    if failures < PLANNING_FAILURES:
+        return reason, False
+    _give_up(db, found[0]["study_id"], reason, now=now)
+    return reason, True
 
 
 def _give_up(db: Database, study_id: str, why: str, *, now: float) -> None:
@@ -204,8 +220,9 @@ def _wanted(found: Sequence[RowMapping]) -> set[str]:
     return wanted
 
 
-def _why(found: Sequence[RowMapping]) -> str:
-    return ", ".join(dict.fromkeys(str(event["kind"]) for event in found))
+def _why(found: Sequence[RowMapping], missing: str) -> str:
+    kinds = ", ".join(dict.fromkeys(str(event["kind"]) for event in found))
+    return f"{kinds}; incomplete: {missing}" if missing else kinds
 
 
 def _cancel(db: Database, study_id: str, job_ids: Sequence[str], effects: Effects, *, now: float) -> str:

@@ -8,7 +8,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from dcm_processor.ledger import studies as studies_of
 from dcm_processor.ledger.schema import events, studies
-from dcm_processor.vocabulary import EventKind, StudyState
+from dcm_processor.vocabulary import HELD, EventKind, StudyState
 
 # Made once: the hook waits for these, and making them costs more than running them.
 _RECORD = insert(events)
@@ -66,6 +66,24 @@ def due(db: Connection, *, now: float, longest: float, limit: int = 200) -> Sequ
         .limit(limit)
     )
     return db.execute(query).mappings().all()
+
+
+def held_since(db: Connection, study_id: str) -> float | None:
+    """When the study was first held back since its last plan; None: it is not held back."""
+    query = (
+        select(events.c.payload)
+        .join(studies, studies.c.study_id == events.c.study_id)
+        .where(events.c.study_id == study_id, studies.c.hold_until.is_not(None), events.c.result.startswith(HELD))
+        .order_by(events.c.event_id.desc())
+        .limit(1)
+    )
+    payload = db.execute(query).scalar_one_or_none()
+    return payload and float(payload["heldSince"])
+
+
+def note_held(db: Connection, event_ids: Sequence[int], *, since: float) -> None:
+    """Put down since when the study of these events is held back: limits count from there."""
+    db.execute(update(events).where(events.c.event_id.in_(event_ids)).values(payload={"heldSince": since}))
 
 
 def settle(db: Connection, event_ids: Sequence[int], result: str, *, now: float) -> None:

@@ -88,6 +88,11 @@ class Ledger:
         with self.read() as db:
             return views.study(db, study_id)
 
+    def held_since(self, study_id: str) -> float | None:
+        """When the study was first held back since its last plan (s since the epoch); None: it is not held back."""
+        with self.read() as db:
+            return events.held_since(db, study_id)
+
     def job_summaries(self, plan_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """plan id -> its jobs in plan order as dicts of jobName, verdict, state, reason; `count` jobs share these."""
         with self.read() as db:

@@ -172,6 +172,8 @@ def _study(row: RowMapping) -> dict[str, Any]:
         "reason": row["reason"],
         "firstSeenAt": when(row["first_seen_at"]),
         "changedAt": when(row["changed_at"]),
+        "unplanned": row["unplanned"],
+        "holdUntil": when(row["hold_until"]),
         "studyInstanceUID": row["study_instance_uid"],
         "studyDate": row["study_date"],
         "modalities": row["modalities"].split("\\") if row["modalities"] else [],
