@@ -59,11 +59,12 @@ class Holds:
             return
         now = time.time()
         with self._ledger.write(lease) as db:
-            if studies.fact(db, _FACT) != digest:
+            if (before := studies.fact(db, _FACT)) != digest:
                 held = studies.held(db)
                 for study_id in held:
                     events.record(db, EventKind.RULES, study_id, None, now=now)
                 studies.set_fact(db, _FACT, digest)
-                log.info("the rules of completeness are others", rules=len(rules), held=len(held))
+                if before is not None or rules:
+                    log.info("the rules of completeness are others", rules=len(rules), held=len(held))
         self._digest = digest
         self._longest = max([self._longest or 0.0, *(rule.limit for rule in rules)])

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, func, select
 
+from dcm_processor.history import history
 from dcm_processor.ledger.schema import attempts as attempts_table
 from dcm_processor.ledger.schema import events as events_table
 from dcm_processor.ledger.schema import jobs as jobs_table
@@ -75,21 +76,14 @@ def study(db: Connection, study_id: str) -> dict[str, Any] | None:
         .order_by(events_table.c.event_id.desc())
         .limit(50)
     ).mappings()
+    found_plans = [{**_plan(plan_row), "jobs": by_plan[plan_row["plan_id"]]} for plan_row in plan_rows]
+    found_events = [_event(event) for event in event_rows]
     return {
         **_study(row),
         "jobs": dict(counts),
-        "plans": [{**_plan(plan_row), "jobs": by_plan[plan_row["plan_id"]]} for plan_row in plan_rows],
-        "events": [
-            {
-                "eventId": event["event_id"],
-                "kind": event["kind"],
-                "receivedAt": when(event["received_at"]),
-                "handledAt": when(event["handled_at"]),
-                "failures": event["failures"],
-                "result": event["result"],
-            }
-            for event in event_rows
-        ],
+        "plans": found_plans,
+        "events": found_events,
+        "history": history(str(when(row["first_seen_at"])), found_plans, found_events),
     }
 
 
@@ -179,6 +173,18 @@ def _study(row: RowMapping) -> dict[str, Any]:
         "modalities": row["modalities"].split("\\") if row["modalities"] else [],
         "description": row["description"],
         "activePlanId": row["active_plan_id"],
+    }
+
+
+def _event(row: RowMapping) -> dict[str, Any]:
+    return {
+        "eventId": row["event_id"],
+        "kind": row["kind"],
+        "payload": row["payload"],
+        "receivedAt": when(row["received_at"]),
+        "handledAt": when(row["handled_at"]),
+        "failures": row["failures"],
+        "result": row["result"],
     }
 
 

@@ -114,6 +114,17 @@ class Event(Answer):
     result: str | None = Field(description="What came of it.")
 
 
+class Happening(Answer):
+    """One thing that happened to a study."""
+
+    at: Moment = Field(description="When.")
+    what: str = Field(
+        description="`received`, `held`, `grown`, `changed`, `planned`, `ended`; or an event's kind, such as `rerun`."
+    )
+    text: str = Field(description="What happened and why, for people.")
+    plan_id: str | None = Field(description="The plan it is about.")
+
+
 class StudySummary(Answer):
     """A study, and where it stands."""
 
@@ -150,6 +161,7 @@ class Study(StudySummary):
 
     plans: list[Plan] = Field(description="Its plans, newest first.")
     events: list[Event] = Field(description="Why it was looked at, newest first, 50 at most.")
+    history: list[Happening] = Field(description="What happened to it, oldest first; of events, the newest 50.")
 
 
 class JobPage(Answer):

@@ -123,7 +123,7 @@ def rerun_study(study_id: str, body: Rerun) -> Accepted:
     """
     study = known_study(study_id)
     if study["holdUntil"] is not None and not body.force:
-        raise Conflict(f"The study is {study['unplanned']}; `force` has it planned as it is now")
+        raise Conflict(f"The study is {study['unplanned']}; `force` (`study rerun --force`) has it planned as it is")
     payload = None
     if body.jobs is not None:
         _check_names(body.jobs, study)

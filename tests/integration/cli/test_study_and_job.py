@@ -34,10 +34,11 @@ def explained(study: str) -> Mapping[str, Any]:
         return {"studyId": study, "ending": "failed", "reason": "planning raised KeyError (plan.py, line 7)", **empty}
     job = {"service": "temp", "version": "0" * 32, "stage": "main", "level": "study", "queue": "default", "position": 0}
     job |= {"seriesId": None, "dependsOn": [], "injected": {}, "traceback": None, "callbackOutput": ""}
+    held = study == study_id(6)
     return {
         "studyId": study,
-        "ending": "planned",
-        "reason": "",
+        "ending": "held" if held else "planned",
+        "reason": 'held: 1 of 3 series (rule "CT"); planned as it is at 14:05 at the latest' if held else "",
         "revision": "0123456789ab",
         "seriesIds": ["a"],
         "numberOfInstances": 3,
@@ -176,10 +177,43 @@ def test_a_rerun_that_came_to_nothing_is_seen(here: Here, cli: Cli) -> None:
     gone = "Orthanc does not hold the study (any more)"
     with here.ledger.write() as db:
         events.settle(db, [event["event_id"]], gone, now=time.time())
-        for number in range(1, 6):
+        for number in range(1, 16):
             events.record(db, EventKind.STABLE, study, None, now=time.time() + number)
-    assert gone not in cli.done("study", "show", study), "the newest three are shown"
+    said = cli.done("study", "show", study)
+    assert gone not in said, "the newest fifteen entries are shown"
+    assert "what happened before: 3 entries; --json shows them" in said
     assert gone in cli.done("study", "show", study, "--json")
+
+
+def hold(here: Here, study: str) -> str:
+    """Have the study held back; returns why."""
+    why = 'held: 1 of 3 series (rule "CT"); planned as it is at 2030-01-01 00:00:00 UTC at the latest'
+    with here.ledger.write() as db:
+        number = events.record(db, EventKind.STABLE, study, None, now=time.time())
+        events.settle(db, [number], why, now=time.time())
+        studies.set_unplanned(db, study, why, hold_until=1_893_456_000)
+    return why
+
+
+def test_a_study_that_is_held_back_says_so_and_is_run_by_force_alone(here: Here, cli: Cli) -> None:
+    study = here.study(1, StudyState.RUNNING)
+    here.plan(study, {"job_name": "temp", "state": JobState.STARTED})
+    why = hold(here, study)
+    said = cli.done("study", "show", study).splitlines()
+    assert said[2] == f"what it holds now has no plan: {why}"
+    assert said[-1].endswith(f"\theld\t{why.removeprefix('held: ')}")
+    refused = f"dcm-processor: The study is {why}; `force` (`study rerun --force`) has it planned as it is\n"
+    assert cli.refused("study", "rerun", study) == refused
+    cli.done("study", "rerun", study, "--force")
+    assert [event["kind"] for event in here.events(study)] == [EventKind.RERUN]
+    assert json.loads(cli.done("study", "show", study, "--json"))["holdUntil"] == "2030-01-01T00:00:00.000Z"
+
+
+def test_explain_says_what_holds_a_study_back_and_shows_the_plan_all_the_same(here: Here, cli: Cli) -> None:
+    said = cli.done("study", "explain", here.study(6))
+    assert said.startswith("held: 1 of 3 series (rule")
+    assert "temp\t\tscheduled\t" in said
+    assert json.loads(cli.done("study", "explain", study_id(6), "--json"))["ending"] == "held"
 
 
 def test_a_study_without_a_plan_says_why(here: Here, cli: Cli) -> None:
