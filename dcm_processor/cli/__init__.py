@@ -59,7 +59,7 @@ class _Nouns(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort):
             click.echo("interrupted", err=True)
             ctx.exit(130)
         except BrokenPipeError:  # whoever read our output has seen enough
