@@ -125,7 +125,7 @@ class Controller:
             ("reports", lambda _: self._take_reports(lease)),
             ("planned", lambda _: self._planner.collect(lease, readable)),
             ("holds", lambda _: self._holds.look(lease)),
-            ("events", lambda _: self._planner.handle(lease)),
+            ("events", lambda _: self._handle_events(lease)),
             ("retries", lambda effects: self._repair.retries(lease, effects)),
             ("attempts", lambda effects: self._repair_attempts(lease, effects)),
             ("clocks", lambda _: self._repair.clocks(lease)),
@@ -162,6 +162,10 @@ class Controller:
         with self._ledger.write(lease) as db:
             leases.renew(db, lease, now=time.time(), seconds=LEASE_SECONDS)
         show_alive(self._alive_file)
+
+    def _handle_events(self, lease: Lease) -> None:
+        if self._planner.handle(lease):
+            self._stream.ring()  # the rest in the next turn, at once
 
     def _repair_attempts(self, lease: Lease, effects: Effects) -> None:
         self._repair.attempts(lease, effects)

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import structlog
 from sqlalchemy import Connection as Database
@@ -13,6 +13,7 @@ from dcm_processor import identity
 from dcm_processor.errors import DcmProcessorError, RulesError, ServiceError
 from dcm_processor.ledger import Lease, Ledger, attempts, events, plans, studies
 from dcm_processor.manifest import ALL, Fault
+from dcm_processor.registry import ServiceRegistry
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from dcm_processor.transport import Transport
@@ -31,6 +32,8 @@ PLANNING_SECONDS = 600.0
 """After which a planning child is taken to hang, beside what its callbacks may take."""
 PLANNING_FAILURES = 5
 """After which a study is given up as unplanned."""
+JOBS_SECONDS = 0.5
+"""That one turn may take for what is asked about single jobs: thousands of them keep nothing else waiting."""
 
 _BACKOFF = (2, 5, 15, 30, 60)
 _FORCED = (EventKind.LIMIT, EventKind.RERUN)  # however incomplete the study is
@@ -58,21 +61,31 @@ class Planner:
             child.end()
         self._children.clear()
 
-    def handle(self, lease: Lease) -> None:
-        """Deal with the events that are due: start planning, rerun jobs, cancel jobs."""
+    def handle(self, lease: Lease) -> bool:
+        """Deal with the events that are due: start planning, rerun jobs, cancel jobs.
+
+        Returns whether some of the jobs' are left for the next turn, which should come at once.
+        """
+        until = time.monotonic() + JOBS_SECONDS
         with self._ledger.read() as db:
             due = events.due(db, now=time.time(), longest=_BACKOFF[-1])
+        services = cache(self._store.load)  # as they are in this turn
         by_study: dict[str, list[RowMapping]] = defaultdict(list)
+        spent = left = False
         for event in due:
             if (event["payload"] or {}).get("jobIds") is None:
                 by_study[event["study_id"]].append(event)
+            elif spent:
+                left = True
             else:
-                self._deal(lease, [event], partial(self._jobs_event, event))
+                self._deal(lease, [event], partial(self._jobs_event, event, services))
+                spent = time.monotonic() > until
         for study_id, found in by_study.items():
             if len(self._children) >= PLANNERS:
                 break
             if study_id not in self._children:
                 self._start(lease, study_id, found)
+        return left
 
     def collect(self, lease: Lease, readable: Sequence[object]) -> None:
         """Take in the plans of children that are done, and end those that hang."""
@@ -109,12 +122,14 @@ class Planner:
         effects.carry_out(self._ledger, self._transport, self._results, self._store)
         return result
 
-    def _jobs_event(self, event: RowMapping, db: Database, effects: Effects) -> str:
+    def _jobs_event(
+        self, event: RowMapping, services: Callable[[], ServiceRegistry], db: Database, effects: Effects
+    ) -> str:
         now, job_ids = time.time(), event["payload"]["jobIds"]
         if event["kind"] == EventKind.CANCEL:
             result = _cancel(db, event["study_id"], job_ids, effects, now=now)
         else:
-            result = rerun_jobs(db, event["study_id"], job_ids, self._store.load(), effects, now=now)
+            result = rerun_jobs(db, event["study_id"], job_ids, services(), effects, now=now)
             effects.touched.append(event["study_id"])
         events.settle(db, [event["event_id"]], result, now=now)
         return result

@@ -128,9 +128,9 @@ def standing(db: Connection, job_ids: Sequence[str]) -> dict[str, dict[str, Any]
                     table.c[name]
                     for name in ("job_id", "study_id", "plan_id", "job_name", "service", "verdict", "state")
                 ),
-                plans_table.c.plan_id.label("newest"),
+                studies_table.c.active_plan_id,
             )
-            .outerjoin(plans_table, (plans_table.c.study_id == table.c.study_id) & plans_table.c.active)
+            .join(studies_table, studies_table.c.study_id == table.c.study_id)
             .where(table.c.job_id.in_(portion))
         )
         for row in db.execute(query):
@@ -142,7 +142,7 @@ def standing(db: Connection, job_ids: Sequence[str]) -> dict[str, dict[str, Any]
                 "service": row.service,
                 "verdict": row.verdict,
                 "state": row.state,
-                "newestPlanId": row.newest,
+                "newestPlanId": row.active_plan_id,
             }
     return found
 
