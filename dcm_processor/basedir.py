@@ -32,7 +32,7 @@ def prepare(settings: Settings) -> None:
     base = settings.BASEDIR
     public = (settings.registry, settings.modules, settings.data, settings.logs, settings.envs, settings.cache)
     try:
-        for folder in public:
+        for folder in (*public, base / "rules"):
             folder.mkdir(parents=True, exist_ok=True)
         for name in _PRIVATE:
             (base / name).mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@
     │   ├── SettingsError          .env, .env.local or the environment are not usable
     │   ├── ServiceError           a service's files are not usable
     │   │   └── ManifestError      settings.json breaks the contract
+    │   ├── RulesError             the rules of completeness are not usable
     │   ├── StudyGoneError         Orthanc does not (or no longer) hold the study
     │   ├── NotKnownError          there is no such study, plan, job, version or result here
     │   ├── ArchiveError           files cannot travel to another host as they are
@@ -53,6 +54,15 @@ class ServiceError(PermanentError):
 
 class ManifestError(ServiceError):
     """A settings.json breaks the contract."""
+
+
+class RulesError(PermanentError):
+    """The rules of completeness are not usable; `faults` are all there are, the message has the first."""
+
+    def __init__(self, *faults: str) -> None:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        super().__init__(f"{faults[0]}{more}")
+        self.faults = faults
 
 
 class StudyGoneError(PermanentError):

@@ -16,7 +16,18 @@ from dcm_processor.vocabulary import Level
 CHECKOUT = Path(__file__).resolve().parent.parent
 PASSWORD_FILE = "password_file"  # noqa: S105 - the name of a URL's parameter
 """The parameter of a Redis URL of ours that names the file with the password."""
-_PATHS = ("BASEDIR", "REGISTRY", "MODULES", "DATA", "LOGS", "SECRETS", "SCRIPTS", "EXTRA_CA_FILE", "WHEEL_DIR")
+_PATHS = (
+    "BASEDIR",
+    "REGISTRY",
+    "MODULES",
+    "DATA",
+    "LOGS",
+    "SECRETS",
+    "SCRIPTS",
+    "COMPLETENESS",
+    "EXTRA_CA_FILE",
+    "WHEEL_DIR",
+)
 _OUR_HOSTS = frozenset({"redis", "orthanc", "scheduler"})
 
 Words = Annotated[
@@ -49,6 +60,7 @@ class Settings(BaseSettings):
     LOGS: Path | None = None
     SECRETS: Path | None = None
     SCRIPTS: Path | None = None
+    COMPLETENESS: Path | None = None
 
     REDIS_HOST: str = "redis"
     REDIS_PORT: Port = 6379
@@ -142,6 +154,11 @@ class Settings(BaseSettings):
     def logs(self) -> Path:
         """Programs' logs; jobs' logs lie below `jobs/`."""
         return self.LOGS or self.BASEDIR / "logs"
+
+    @property
+    def completeness(self) -> Path:
+        """The rules that hold studies back; in a folder of its own, which containers see as it changes."""
+        return self.COMPLETENESS or self.BASEDIR / "rules" / "completeness.json"
 
     @property
     def secrets(self) -> Path:

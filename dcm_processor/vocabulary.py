@@ -118,8 +118,14 @@ class EventKind(StrEnum):
     STABLE = "stable"  # the Lua hook
     CHANGE = "change"  # a StableStudy in Orthanc's /changes
     QUIET = "quiet"  # no NewInstance for STABLE_AGE + 10 s
+    LIMIT = "limit"  # a study was held back for as long as its rules allow
+    RULES = "rules"  # the rules of completeness changed while it was held back
     RERUN = "rerun"
     CANCEL = "cancel"
+
+
+HELD = "held: "
+"""How the result of an event begins that told of a study which is held back."""
 
 
 class RepairKind(StrEnum):

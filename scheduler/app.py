@@ -1,11 +1,14 @@
 """The scheduler's HTTP side: `gunicorn -c python:scheduler.gunicorn_conf` serves it."""
 
+from functools import partial
+
 import redis
 import structlog
 from flask import Flask, Response, current_app, request
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from dcm_processor import completeness_file
 from dcm_processor.errors import LedgerUnavailableError
 from dcm_processor.ledger import Ledger
 from dcm_processor.redis_connection import connect
@@ -64,7 +67,7 @@ def create_app(
         recorder=Recorder(ledger),
         waker=Waker(transport if transport is not None else Transport(settings.redis_url)),
         redis=quick,
-        readiness=Readiness(ledger, quick),
+        readiness=Readiness(ledger, quick, partial(completeness_file.rules, settings)),
         room=Room(settings),
         store=store or Store.of(settings),
         results=Results(settings.data),

@@ -26,6 +26,7 @@ from dcm_processor.vocabulary import RepairKind
 from scheduler import outcomes
 from scheduler.changes import Changes
 from scheduler.effects import Effects
+from scheduler.holds import Holds
 from scheduler.logs import LogReceiver
 from scheduler.planner import Planner
 from scheduler.planning import start_fork_server
@@ -44,6 +45,7 @@ TICK = 1.0
 """Seconds after which the controller looks at the ledger even if nothing woke it."""
 EVERY = {
     "renew": LEASE_SECONDS / 3,
+    "holds": 2.0,
     "attempts": 5.0,
     "plans": 5.0,
     "clocks": 60.0,
@@ -65,6 +67,7 @@ class Controller:
         self._results = Results(settings.data)
         self._store = Store.of(settings)
         self._planner = Planner(settings, self._ledger, self._transport, self._results)
+        self._holds = Holds(settings, self._ledger)
         self._versions = VersionCollector(settings, self._ledger)
         self._retention = Retention(settings, self._ledger)
         self._room = Room(settings)
@@ -129,7 +132,8 @@ class Controller:
             ("renew", lambda _: self._renew(lease)),
             ("reports", lambda _: self._take_reports(lease)),
             ("planned", lambda _: self._planner.collect(lease, readable)),
-            ("events", lambda _: self._planner.handle(lease)),
+            ("holds", lambda _: self._holds.look(lease)),
+            ("events", lambda _: self._handle_events(lease)),
             ("retries", lambda effects: self._repair.retries(lease, effects)),
             ("attempts", lambda effects: self._repair_attempts(lease, effects)),
             ("clocks", lambda _: self._repair.clocks(lease)),
@@ -168,6 +172,10 @@ class Controller:
         with self._ledger.write(lease) as db:
             leases.renew(db, lease, now=time.time(), seconds=LEASE_SECONDS)
         show_alive(self._alive_file)
+
+    def _handle_events(self, lease: Lease) -> None:
+        if self._planner.handle(lease):
+            self._stream.ring()  # the rest in the next turn, at once
 
     def _repair_attempts(self, lease: Lease, effects: Effects) -> None:
         self._repair.attempts(lease, effects)

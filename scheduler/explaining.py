@@ -4,6 +4,7 @@ As a program (`python -m scheduler.explaining`) it is that process: it reads `{"
 writes `{"plan"}`, or `{"error", "message"}` for an error of ours, to stdout.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 from dcm_processor import errors
 from dcm_processor.errors import DcmProcessorError, TransientError
+from dcm_processor.ledger import Ledger
 from dcm_processor.settings import Settings
 
 PROGRAM = (sys.executable, "-m", "scheduler.explaining")
@@ -78,10 +80,16 @@ def main() -> None:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever else is printed is no answer
         question = json.load(sys.stdin)
         try:
-            plan = planning.explain(Settings.model_validate(question["settings"]), question["studyId"])
+            settings, study_id = Settings.model_validate(question["settings"]), question["studyId"]
+            plan = planning.explain(settings, study_id, _held_since(settings, study_id))
             json.dump({"plan": plan}, answers)
         except DcmProcessorError as error:
             json.dump({"error": type(error).__name__, "message": str(error)}, answers)
+
+
+def _held_since(settings: Settings, study_id: str) -> float | None:
+    with contextlib.closing(Ledger(settings.database_url)) as ledger:
+        return ledger.held_since(study_id)
 
 
 def _error(name: str, message: str) -> DcmProcessorError:

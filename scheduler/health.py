@@ -24,12 +24,15 @@ def live() -> Live:
 def ready() -> Ready | Response:
     """The ledger can be written and Redis answers; else 503, and `checks` says which does not.
 
-    A DATA that is low on room is a warning: events are taken, plans made, and jobs that need no new files run.
+    A DATA that is low on room is a warning: events are taken, plans made, and jobs that need no new files run. So are
+    rules of completeness that cannot be used: events are taken, and their studies wait.
     """
-    checks = parts().readiness.checks()
+    readiness = parts().readiness
+    checks = readiness.checks()
     wrong = [f"{name} {state}" for name, state in checks.items() if state != OK]
     if not wrong:
-        return Ready(checks=checks, warnings={"data": LOW} if parts().room.is_low() else {})
+        room = {"data": LOW} if parts().room.is_low() else {}
+        return Ready(checks=checks, warnings=room | readiness.warnings())
     problem = Problem(
         title="The scheduler is not ready",
         status=503,

@@ -56,11 +56,22 @@ def record_and_wake(kind: EventKind, study_id: str, payload: Mapping[str, Any] |
 
     Raises LedgerUnavailableError where the ledger does not have it.
     """
-    event_id, waker = parts().recorder.record(kind, study_id, payload), parts().waker
+    event_id = parts().recorder.record(kind, study_id, payload)
+    _wake_after(kind)
+    return event_id
+
+
+def record_all_and_wake(kind: EventKind, payloads: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """`record_and_wake` for many studies at once, all or none; returns study id -> event id."""
+    event_ids = parts().recorder.record_all(kind, payloads)
+    _wake_after(kind)
+    return event_ids
+
+
+def _wake_after(kind: EventKind) -> None:
+    waker = parts().waker
 
     @after_this_request
     def wake(response: Response) -> Response:
         response.call_on_close(lambda: waker.wake(kind))  # not sooner: it would only be in the answer's way
         return response
-
-    return event_id

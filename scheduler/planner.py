@@ -3,16 +3,17 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import structlog
 from sqlalchemy import Connection as Database
 from sqlalchemy import RowMapping
 
 from dcm_processor import identity
-from dcm_processor.errors import DcmProcessorError, ServiceError
+from dcm_processor.errors import DcmProcessorError, RulesError, ServiceError
 from dcm_processor.ledger import Lease, Ledger, attempts, events, plans, retention, studies
 from dcm_processor.manifest import ALL, Fault
+from dcm_processor.registry import ServiceRegistry
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from dcm_processor.transport import Transport
@@ -31,8 +32,11 @@ PLANNING_SECONDS = 600.0
 """After which a planning child is taken to hang, beside what its callbacks may take."""
 PLANNING_FAILURES = 5
 """After which a study is given up as unplanned."""
+JOBS_SECONDS = 0.5
+"""That one turn may take for what is asked about single jobs: thousands of them keep nothing else waiting."""
 
 _BACKOFF = (2, 5, 15, 30, 60)
+_FORCED = (EventKind.LIMIT, EventKind.RERUN)  # however incomplete the study is
 
 
 class Planner:
@@ -57,21 +61,31 @@ class Planner:
             child.end()
         self._children.clear()
 
-    def handle(self, lease: Lease) -> None:
-        """Deal with the events that are due: start planning, rerun jobs, cancel jobs."""
+    def handle(self, lease: Lease) -> bool:
+        """Deal with the events that are due: start planning, rerun jobs, cancel jobs.
+
+        Returns whether some of the jobs' are left for the next turn, which should come at once.
+        """
+        until = time.monotonic() + JOBS_SECONDS
         with self._ledger.read() as db:
             due = events.due(db, now=time.time(), longest=_BACKOFF[-1])
+        services = cache(self._store.load)  # as they are in this turn
         by_study: dict[str, list[RowMapping]] = defaultdict(list)
+        spent = left = False
         for event in due:
             if (event["payload"] or {}).get("jobIds") is None:
                 by_study[event["study_id"]].append(event)
+            elif spent:
+                left = True
             else:
-                self._deal(lease, [event], partial(self._jobs_event, event))
+                self._deal(lease, [event], partial(self._jobs_event, event, services))
+                spent = time.monotonic() > until
         for study_id, found in by_study.items():
             if len(self._children) >= PLANNERS:
                 break
             if study_id not in self._children:
                 self._start(lease, study_id, found)
+        return left
 
     def collect(self, lease: Lease, readable: Sequence[object]) -> None:
         """Take in the plans of children that are done, and end those that hang."""
@@ -108,27 +122,36 @@ class Planner:
         effects.carry_out(self._ledger, self._transport, self._results, self._store)
         return result
 
-    def _jobs_event(self, event: RowMapping, db: Database, effects: Effects) -> str:
+    def _jobs_event(
+        self, event: RowMapping, services: Callable[[], ServiceRegistry], db: Database, effects: Effects
+    ) -> str:
         now, job_ids = time.time(), event["payload"]["jobIds"]
         if event["kind"] == EventKind.CANCEL:
             result = _cancel(db, event["study_id"], job_ids, effects, now=now)
         else:
-            services, gone = self._store.load(), self._results.are_gone
-            result = rerun_jobs(db, event["study_id"], job_ids, services, effects, gone=gone, now=now)
+            gone = self._results.are_gone
+            result = rerun_jobs(db, event["study_id"], job_ids, services(), effects, gone=gone, now=now)
             effects.touched.append(event["study_id"])
         events.settle(db, [event["event_id"]], result, now=now)
         return result
 
     def _start(self, lease: Lease, study_id: str, found: list[RowMapping]) -> None:
-        rerun = any(event["kind"] == EventKind.RERUN for event in found)
+        kinds = {event["kind"] for event in found}
         with self._ledger.read() as db:
             latest = plans.latest(db, study_id)
             owners = studies.owners(db, study_id)
             before = retention.revisions(db, study_id)
-        planned = frozenset() if rerun else frozenset(before | ({str(latest["revision"])} if latest else set()))
+            held_since = events.held_since(db, study_id)
+        if EventKind.RERUN in kinds:
+            before = set()
+        elif latest is not None:
+            before.add(str(latest["revision"]))
+        forced = not kinds.isdisjoint(_FORCED)
         try:
-            task = task_for(self._settings, self._store, study_id, owners, planned)
-        except ServiceError as error:
+            task = task_for(
+                self._settings, self._store, study_id, owners, frozenset(before), held_since=held_since, forced=forced
+            )
+        except (ServiceError, RulesError) as error:
             unavailable = Planned(Ending.UNAVAILABLE, study_id, str(error))
             self._deal(lease, found, partial(self._settle, unavailable, found, ()))
             return
@@ -145,12 +168,14 @@ class Planner:
         now = time.time()
         study_id, ids = planned.study_id, [event["event_id"] for event in found]
         latest = plans.latest(db, study_id)
+        result, state, settled = planned.reason, StudyState.WAITING, True  # `state` of a study that has no plan yet
         match planned.ending:
             case Ending.PLANNED:
+                studies.set_unplanned(db, study_id, None)
                 plan_id = adopt(
                     db,
                     planned,
-                    why=_why(found),
+                    why=_why(found, planned.completeness.missing),
                     selected=self._settings.HEADER_FIELDS,
                     faults=[str(fault) for fault in faults],
                     wanted=_wanted(found),
@@ -161,36 +186,44 @@ class Planner:
                 result = f"planned as {plan_id}"
             case Ending.UNCHANGED | Ending.OURS:
                 studies.remember_owners(db, study_id, planned.owners)
-                result = planned.reason
                 if latest is None and planned.ending is Ending.UNCHANGED:
                     result = f"revision {planned.revision} was planned before; the ledger keeps no more of it"
                 studies.set_unplanned(db, study_id, None)
-                if latest is None:
-                    studies.set_state(db, study_id, StudyState.FINISHED, reason=result, now=now)
+                state = StudyState.FINISHED
+            case Ending.HELD:
+                studies.remember_owners(db, study_id, planned.owners)
+                complete = planned.completeness
+                studies.set_unplanned(db, study_id, result, hold_until=complete.until)
+                events.note_held(db, ids, since=complete.since)
             case Ending.GONE:
-                result = planned.reason
-                if latest is None:
-                    studies.set_state(db, study_id, StudyState.UNPLANNED, reason=result, now=now)
+                studies.end_hold(db, study_id)
+                state = StudyState.UNPLANNED
             case Ending.UNAVAILABLE:
-                events.put_off(db, ids, planned.reason, due_at=now + _BACKOFF[1], counts=False)
-                if latest is None:
-                    studies.set_state(db, study_id, StudyState.WAITING, reason=planned.reason, now=now)
-                return planned.reason
+                events.put_off(db, ids, result, due_at=now + _BACKOFF[1], counts=False)
+                settled = False
             case Ending.FAILED:
-                failures = max(int(event["failures"]) for event in found) + 1
-                reason = f"planning failed ({failures} of {PLANNING_FAILURES}): {planned.reason}"
-                due_at = now + _BACKOFF[min(failures, len(_BACKOFF)) - 1]
-                events.put_off(db, ids, reason, due_at=due_at, counts=True)
-                if failures < PLANNING_FAILURES:
-                    if latest is None:
-                        studies.set_state(db, study_id, StudyState.WAITING, reason=reason, now=now)
-                    return reason
-                _give_up(db, study_id, reason, now=now)
-                result = reason
-        if latest is not None and planned.ending is not Ending.PLANNED:
-            effects.touched.append(study_id)  # the study stands where its plan stands
-        events.settle(db, ids, result, now=now)
+                result, settled = _failed(db, found, result, now=now)
+                state = StudyState.UNPLANNED if settled else StudyState.WAITING
+        if settled:
+            events.settle(db, ids, result, now=now)
+        if planned.ending is not Ending.PLANNED:
+            if latest is None:
+                studies.set_state(db, study_id, state, reason=result, now=now)
+            elif settled:
+                effects.touched.append(study_id)  # the study stands where its plan stands
         return result
+
+
+def _failed(db: Database, found: Sequence[RowMapping], why: str, *, now: float) -> tuple[str, bool]:
+    """Have planning tried again later, or give it up; returns it in words, and whether it was given up."""
+    failures = max(int(event["failures"]) for event in found) + 1
+    reason = f"planning failed ({failures} of {PLANNING_FAILURES}): {why}"
+    due_at = now + _BACKOFF[min(failures, len(_BACKOFF)) - 1]
+    events.put_off(db, [event["event_id"] for event in found], reason, due_at=due_at, counts=True)
+    if failures < PLANNING_FAILURES:
+        return reason, False
+    _give_up(db, found[0]["study_id"], reason, now=now)
+    return reason, True
 
 
 def _give_up(db: Database, study_id: str, why: str, *, now: float) -> None:
@@ -210,8 +243,9 @@ def _wanted(found: Sequence[RowMapping]) -> set[str]:
     return wanted
 
 
-def _why(found: Sequence[RowMapping]) -> str:
-    return ", ".join(dict.fromkeys(str(event["kind"]) for event in found))
+def _why(found: Sequence[RowMapping], missing: str) -> str:
+    kinds = ", ".join(dict.fromkeys(str(event["kind"]) for event in found))
+    return f"{kinds}; incomplete: {missing}" if missing else kinds
 
 
 def _cancel(db: Database, study_id: str, job_ids: Sequence[str], effects: Effects, *, now: float) -> str:

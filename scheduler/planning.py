@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from multiprocessing.connection import Connection
@@ -16,10 +16,12 @@ from typing import Any
 
 import structlog
 
-from dcm_processor import identity, process
+from dcm_processor import completeness_file, identity, process
+from dcm_processor.completeness import Judgement, Rule, judge, keywords
 from dcm_processor.errors import (
     DcmProcessorError,
     OrthancUnavailableError,
+    RulesError,
     StudyGoneError,
     TransientError,
 )
@@ -41,7 +43,11 @@ _context.set_forkserver_preload(["scheduler.planning"])
 
 @dataclass(frozen=True)
 class PlanningTask:
-    """What a child needs to plan a study; `planned` are the revisions that need no plan any more."""
+    """What a child needs to plan a study; `planned` are the revisions that need no plan any more.
+
+    `rules` may hold the study back, which they do since `held_since`; where it is `forced` they only tell what is
+    missing.
+    """
 
     study_id: str
     registry: ServiceRegistry
@@ -49,6 +55,9 @@ class PlanningTask:
     settings: Settings
     owners: Mapping[str, bool] = field(default_factory=dict)
     planned: frozenset[str] = frozenset()
+    rules: tuple[Rule, ...] = ()
+    held_since: float | None = None
+    forced: bool = False
 
 
 class Ending(StrEnum):
@@ -56,6 +65,7 @@ class Ending(StrEnum):
 
     PLANNED = "planned"
     UNCHANGED = "unchanged"  # its revision has a plan
+    HELD = "held"  # it is not complete, and its limit has not passed
     OURS = "ours"  # it holds only what the platform itself stored
     GONE = "gone"
     UNAVAILABLE = "unavailable"  # Orthanc does not answer, services cannot be read …: no fault of the study
@@ -74,12 +84,23 @@ class Planned:
     instances: dict[str, list[str]] = field(default_factory=dict)
     owners: dict[str, bool] = field(default_factory=dict)
     plan: Plan | None = None
+    completeness: Judgement = field(default_factory=Judgement)
 
 
 def task_for(
-    settings: Settings, store: Store, study_id: str, owners: Mapping[str, bool], planned: frozenset[str]
+    settings: Settings,
+    store: Store,
+    study_id: str,
+    owners: Mapping[str, bool],
+    planned: frozenset[str],
+    *,
+    held_since: float | None = None,
+    forced: bool = False,
 ) -> PlanningTask:
-    """The task of planning a study with the services of today."""
+    """The task of planning a study with the services and rules of today.
+
+    Raises ServiceError where the services cannot be read; RulesError where the rules cannot, unless it is `forced`.
+    """
     registry = store.load()
     digests = {job.service: job.digest for job in registry.jobs}
     return PlanningTask(
@@ -89,7 +110,19 @@ def task_for(
         settings=settings,
         owners=owners,
         planned=planned,
+        rules=_rules(settings, forced=forced),
+        held_since=held_since,
+        forced=forced,
     )
+
+
+def _rules(settings: Settings, *, forced: bool) -> tuple[Rule, ...]:
+    try:
+        return completeness_file.rules(settings)
+    except RulesError:
+        if not forced:
+            raise
+        return ()
 
 
 def plan_study(task: PlanningTask, needs: Callable[[float], object] = lambda _: None) -> Planned:
@@ -144,6 +177,10 @@ def _plan_study(task: PlanningTask, needs: Callable[[float], object]) -> Planned
     if revision in task.planned:
         return Planned(Ending.UNCHANGED, task.study_id, f"revision {revision} has its plan", revision, owners=asked)
     sources = [SeriesSource(series_id, len(ids), orthanc.dataset(ids[0])) for series_id, ids in foreign.items()]
+    complete = _completeness(task, sources)
+    if complete.until is not None and not task.forced:
+        reason = complete.reason
+        return Planned(Ending.HELD, task.study_id, reason, revision, owners=asked, completeness=complete)
     selected = task.settings.HEADER_FIELDS
     headers = build_headers(study.patient_id, task.study_id, sources, selected)
     jobs = order(task.registry)
@@ -151,7 +188,15 @@ def _plan_study(task: PlanningTask, needs: Callable[[float], object]) -> Planned
     outcomes = run_callbacks(jobs, headers, selected, dict(task.folders), task.settings.CALLBACK_TIMEOUT)
     plan = make_plan(task.registry, headers["seriesIds"], outcomes)
     instances = {series_id: list(foreign[series_id]) for series_id in headers["seriesIds"]}
-    return Planned(Ending.PLANNED, task.study_id, "", revision, headers, instances, asked, plan)
+    return Planned(Ending.PLANNED, task.study_id, "", revision, headers, instances, asked, plan, complete)
+
+
+def _completeness(task: PlanningTask, sources: Sequence[SeriesSource]) -> Judgement:
+    """By headers of its own: rules look at what HEADER_FIELDS may not show to services."""
+    if not task.rules:
+        return Judgement()
+    headers = build_headers("", task.study_id, sources, keywords(task.rules))
+    return judge(task.rules, headers, since=task.held_since, now=time.time())
 
 
 class PlanningChild:
@@ -244,28 +289,35 @@ def _child(connection: Connection, task: PlanningTask) -> None:
     connection.send(plan_study(task, connection.send))
 
 
-def explain(settings: Settings, study_id: str) -> dict[str, Any]:
+def explain(settings: Settings, study_id: str, held_since: float | None = None) -> dict[str, Any]:
     """The plan a study would get now, nothing enqueued; runs callbacks, so call it in a process that may be lost.
 
-    A planning that failed is told as such. Raises StudyGoneError or OrthancUnavailableError.
+    Of a study that is held back it is the plan it would get all the same. A planning that failed is told as such.
+    Raises StudyGoneError or OrthancUnavailableError.
     """
-    task = task_for(settings, Store.of(settings), study_id, {}, frozenset())
+    task = task_for(settings, Store.of(settings), study_id, {}, frozenset(), held_since=held_since, forced=True)
     planned = plan_study(task)
     match planned.ending:
         case Ending.GONE:
             raise StudyGoneError(planned.reason)
         case Ending.UNAVAILABLE:
             raise OrthancUnavailableError(planned.reason)
-    return _explained_plan(planned, task.registry)
+    explained = _explained_plan(planned, task.registry)
+    try:
+        completeness_file.rules(settings)
+    except RulesError as error:
+        explained |= {"ending": Ending.HELD, "reason": f"waits for rules that can be read: {error}"}
+    return explained
 
 
 def _explained_plan(planned: Planned, registry: ServiceRegistry) -> dict[str, Any]:
     """A planning's result as the API shows it."""
     jobs = planned.plan.jobs if planned.plan else ()
+    held = planned.completeness.until is not None
     return {
-        "ending": planned.ending,
+        "ending": Ending.HELD if held else planned.ending,
         "studyId": planned.study_id,
-        "reason": planned.reason,
+        "reason": planned.completeness.reason if held else planned.reason,
         "revision": planned.revision,
         "seriesIds": list(planned.instances),
         "numberOfInstances": sum(len(ids) for ids in planned.instances.values()),

@@ -88,7 +88,7 @@ def progress(db: Connection, study_id: str, effects: Effects, finished: Sequence
     attempts.queue(db, [row for row in rows if row["job_id"] in ready], now=now)
     state, reason = decision.study, decision.reason
     if decision.ended and (unplanned := studies.unplanned(db, study_id)) is not None:
-        state, reason = StudyState.UNPLANNED, unplanned
+        state, reason = unplanned
     studies.set_state(db, study_id, state, reason=reason, now=now)
     ends = decision.ended and plan["ended_at"] is None
     if ends:

@@ -1,14 +1,16 @@
-"""Whether the scheduler can do its work: the ledger takes writes, Redis answers."""
+"""Whether the scheduler can do its work: the ledger takes writes, Redis answers; and whether studies wait for rules."""
 
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import redis
 import structlog
 
-from dcm_processor.errors import DcmProcessorError
+from dcm_processor.completeness import Rule
+from dcm_processor.errors import DcmProcessorError, RulesError
 
 OK = "ok"
 PATIENCE = 1.5
@@ -27,22 +29,41 @@ class CanBeChecked(Protocol):
 class Readiness:
     """The last look at ledger and Redis; one look serves everybody for `seconds`, since anybody may ask."""
 
-    def __init__(self, ledger: CanBeChecked, redis: redis.Redis, *, seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        ledger: CanBeChecked,
+        redis: redis.Redis,
+        rules: Callable[[], Sequence[Rule]] = lambda: (),
+        *,
+        seconds: float = 1.0,
+    ) -> None:
+        """`rules`: those of completeness; raises RulesError where they cannot be read."""
         self._ledger = ledger
+        self._rules = rules
         self._redis = redis
         self._seconds = seconds
         self._looker = ThreadPoolExecutor(1, thread_name_prefix="readiness")
         self._lock = threading.Lock()
         self._looked_at: float | None = None
         self._checks: dict[str, str] = {}
+        self._warnings: dict[str, str] = {}
 
     def checks(self) -> dict[str, str]:
-        """`ok`, or what is wrong in words that give nothing away, for `ledger` and `redis`."""
+        """`ledger`, `redis`: `ok`, or what is wrong in words that give nothing away."""
+        self._look()
+        return self._checks
+
+    def warnings(self) -> dict[str, str]:
+        """What makes studies wait, though the scheduler is ready: `completeness`, where its rules cannot be used."""
+        self._look()
+        return self._warnings
+
+    def _look(self) -> None:
         with self._lock:
             if self._looked_at is None or time.monotonic() - self._looked_at > self._seconds:
                 self._checks = {"ledger": self._check_ledger(), "redis": self._check_redis()}
+                self._warnings = self._check_rules()
                 self._looked_at = time.monotonic()
-            return self._checks
 
     def _check_ledger(self) -> str:
         look = self._looker.submit(self._ledger.check)
@@ -61,3 +82,13 @@ class Readiness:
             _log.warning("Redis is not ready", reason=f"{type(error).__name__}: {error}")
             return "does not answer"
         return OK
+
+    def _check_rules(self) -> dict[str, str]:
+        look = self._looker.submit(self._rules)
+        try:
+            look.result(PATIENCE)
+        except (RulesError, TimeoutError) as error:
+            look.cancel()
+            _log.warning("the rules of completeness cannot be used", reason=str(error) or "no answer in time")
+            return {"completeness": "the rules cannot be used; studies wait"}
+        return {}

@@ -1,12 +1,17 @@
 """Putting events into the ledger for requests that wait for it, and not for ever."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from dcm_processor.errors import LedgerUnavailableError
 from dcm_processor.vocabulary import EventKind
+
+T = TypeVar("T")
+
+_PATIENCE_WITH_MANY = 10.0
+"""Seconds a caller waits who has many events recorded at once."""
 
 
 class CanRecord(Protocol):
@@ -14,6 +19,9 @@ class CanRecord(Protocol):
 
     def record_event(self, kind: EventKind, study_id: str, payload: Mapping[str, Any] | None = None) -> int:
         """Raises LedgerUnavailableError where the event is not on the disk."""
+
+    def record_events(self, kind: EventKind, payloads: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+        """Raises LedgerUnavailableError where the events are not on the disk: then none of them is."""
 
 
 class Recorder:
@@ -38,24 +46,34 @@ class Recorder:
         Raises LedgerUnavailableError where it is not, or not yet: what hung may come through later, which is harmless,
         since whatever an event asks for is done once, however often it is asked for.
         """
+        return self._in_turn(self._patience, lambda: self._ledger.record_event(kind, study_id, payload))
+
+    def record_all(self, kind: EventKind, payloads: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+        """The ids of events for these studies, once all are on the ledger's disk.
+
+        Raises LedgerUnavailableError where none of them is, or not yet.
+        """
+        return self._in_turn(_PATIENCE_WITH_MANY, lambda: self._ledger.record_events(kind, payloads))
+
+    def _in_turn(self, patience: float, write: Callable[[], T]) -> T:
         self._refuse_what_just_failed()
-        written = self._writer.submit(self._write, kind, study_id, payload)
+        written = self._writer.submit(self._write, write)
         try:
-            return written.result(self._patience)
+            return written.result(patience)
         except TimeoutError:
             written.cancel()
             self._failed_at = time.monotonic()
             raise LedgerUnavailableError("the ledger takes no write in time; try again in a few seconds") from None
 
-    def _write(self, kind: EventKind, study_id: str, payload: Mapping[str, Any] | None) -> int:
+    def _write(self, write: Callable[[], T]) -> T:
         self._refuse_what_just_failed()
         try:
-            event_id = self._ledger.record_event(kind, study_id, payload)
+            written = write()
         except LedgerUnavailableError:
             self._failed_at = time.monotonic()
             raise
         self._failed_at = None
-        return event_id
+        return written
 
     def _refuse_what_just_failed(self) -> None:
         failed_at = self._failed_at

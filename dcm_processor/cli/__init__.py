@@ -17,6 +17,7 @@ _NOUNS = {  # imported only where they are used: `--help` need not wait for what
     "service": "Install, remove, back up and list services.",
     "study": "Studies: list, show, explain, run again.",
     "job": "Jobs: list, show, read logs, run again, cancel.",
+    "completeness": "Rules that hold studies back: check.",
     "send": "Send DICOM files, folders and zip archives, as a scanner does.",
     "demo": "Send sample studies and show what becomes of them.",
     "secret": "Passwords and tokens: rotate, list.",
@@ -58,7 +59,7 @@ class _Nouns(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort):
             click.echo("interrupted", err=True)
             ctx.exit(130)
         except BrokenPipeError:  # whoever read our output has seen enough

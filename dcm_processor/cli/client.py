@@ -1,7 +1,7 @@
 """The scheduler's HTTP API, as the command line uses it."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,10 +63,19 @@ class Client:
 
     def pages(self, path: str, query: Mapping[str, Any], limit: int) -> Iterator[dict[str, Any]]:
         """The first `limit` items of a list."""
+        return self._pages(lambda asked: self.get(path, asked), query, limit)
+
+    def found(self, path: str, terms: Mapping[str, Any], limit: int) -> Iterator[dict[str, Any]]:
+        """The first `limit` items of a list that is searched by terms in the body."""
+        return self._pages(lambda asked: self.post(path, asked), terms, limit)
+
+    def _pages(
+        self, ask: Callable[[Mapping[str, Any]], Any], terms: Mapping[str, Any], limit: int
+    ) -> Iterator[dict[str, Any]]:
         cursor = None
         while limit > 0:
-            asked = {**query, "limit": min(limit, _PAGE), "cursor": cursor}
-            page = self.get(path, {key: value for key, value in asked.items() if value is not None})
+            asked = {**terms, "limit": min(limit, _PAGE), "cursor": cursor}
+            page = ask({key: value for key, value in asked.items() if value is not None})
             yield from page["items"]
             limit -= len(page["items"])
             cursor = page["nextCursor"]

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from dcm_processor.cli.client import Client, checked, no_job
+from dcm_processor.cli.client import Client, checked
 from dcm_processor.cli.context import settings
+from dcm_processor.cli.dead_letters import ENDED, chosen, filter_options, search_terms, show_accepted, show_refused
 from dcm_processor.cli.output import (
     json_option,
     local_time,
@@ -18,11 +19,11 @@ from dcm_processor.cli.output import (
     show_json,
     show_table,
 )
+from dcm_processor.errors import UsageError
 from dcm_processor.vocabulary import JobState
 
 _JOB = click.argument("job_id", metavar="JOB")
 _BETWEEN_LOOKS = 0.5  # seconds
-_NOT_KNOWN = 404  # HTTP's status
 
 
 @click.group()
@@ -35,11 +36,14 @@ def job() -> None:
 
 @job.command("list")
 @click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only jobs in this state.")
+@filter_options
+@click.option("--current", is_flag=True, help="Only jobs of their study's newest plan.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
 @json_option
-def list_(state: str | None, limit: int, *, as_json: bool) -> None:
+def list_(state: str | None, limit: int, *, current: bool, as_json: bool, **terms: str | None) -> None:
     """List jobs of all studies, newest first."""
-    found = list(Client(settings()).pages("/jobs", {"state": state}, limit))
+    search = {"state": state, "current": current, **search_terms(**terms)}
+    found = list(Client(settings()).found("/jobs/search", search, limit))
     if as_json:
         show_json(found)
         return
@@ -116,20 +120,37 @@ def log(job_id: str, *, follow: bool, attempt: int | None, as_json: bool) -> Non
 
 
 @job.command()
-@click.argument("job_ids", metavar="JOB…", nargs=-1, required=True)
+@click.argument("job_ids", metavar="[JOB…]", nargs=-1)
+@click.option("--state", type=click.Choice(ENDED), help="All that ended so; `failed` where another filter is given.")
+@filter_options
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before jobs that were not named run again.")
 @json_option
-def rerun(job_ids: tuple[str, ...], *, as_json: bool) -> None:
-    """Run jobs and their dependents again: same headers and params, today's version of their service."""
-    answer = Client(settings()).post("/jobs/rerun", {"jobIds": list(job_ids)})
-    if as_json:
-        show_json(answer)
-    for accepted in [] if as_json else answer["accepted"]:
-        click.echo(f"accepted; `dcm-processor study show {accepted['studyId']}` shows what comes of it")
-    for refused in answer["refused"]:
-        name, reason = refused["jobId"], refused["reason"]
-        told = no_job(name) if refused["status"] == _NOT_KNOWN else f"{name}: {reason}"
-        click.echo(f"dcm-processor: {printable(told)}", err=True)
-    raise SystemExit(1 if answer["refused"] else 0)
+def rerun(job_ids: tuple[str, ...], state: str | None, *, yes: bool, as_json: bool, **terms: str | None) -> None:
+    """Run jobs and their dependents again: same headers and params, today's version of their service.
+
+    Either JOBs by name, or all that the filters find in the newest plans; how many is said, and asked, before.
+    """
+    client = Client(settings())
+    search = search_terms(**terms)
+    if bool(job_ids) == bool(search or state):
+        raise UsageError("name jobs, or say by --state, --service, --job, --since or --reason which; not both")
+    if search or state:
+        together = chosen(client, {"state": state or JobState.FAILED, "current": True, **search}, ask=not yes)
+    else:
+        together = [list(job_ids)]
+    accepted: list[Any] = []
+    refused: list[Any] = []
+    try:
+        for ids in together:
+            answer = client.post("/jobs/rerun", {"jobIds": ids})
+            accepted += answer["accepted"]
+            refused += answer["refused"]
+    finally:  # what was accepted before something failed runs all the same
+        if as_json:
+            show_json({"accepted": accepted, "refused": refused})
+        show_accepted(accepted, quiet=as_json)
+        show_refused(refused)
+    raise SystemExit(1 if refused else 0)
 
 
 @job.command()

@@ -11,7 +11,7 @@ from dcm_processor.errors import PermanentError
 from dcm_processor.vocabulary import StudyState, Verdict
 
 _STUDY = click.argument("study")
-_LAST_EVENTS = 3
+_LAST = 15  # entries of a history
 
 
 @click.group()
@@ -52,7 +52,7 @@ def list_(state: str | None, limit: int, *, as_json: bool) -> None:
 @_STUDY
 @json_option
 def show(study: str, *, as_json: bool) -> None:
-    """Show a study with the jobs of its newest plan, and what came of its newest events (all of them: --json)."""
+    """Show a study with the jobs of its newest plan, and what happened to it lately (all of it: --json)."""
     client = Client(settings())
     found = client.get(f"/studies/{client.study_id(study)}")
     if as_json:
@@ -62,11 +62,13 @@ def show(study: str, *, as_json: bool) -> None:
     click.echo(printable(f"study {found['studyId']}: {found['state']}{reason}"))
     about = [found["studyDate"], " ".join(found["modalities"]), found["description"], found["studyInstanceUID"]]
     click.echo(printable("  ".join(part for part in about if part)))
+    if found["unplanned"] and found["unplanned"] != found["reason"]:
+        click.echo(printable(f"what it holds now has no plan: {found['unplanned']}"))
     if found["plans"]:
         _show_plan(*found["plans"])
     else:
         click.echo("no plan" if found["state"] == StudyState.UNPLANNED else "no plan yet")
-    _show_events(found["events"])
+    _show_history(found["history"])
 
 
 def _show_plan(plan: dict[str, Any], *earlier: dict[str, Any]) -> None:
@@ -91,18 +93,13 @@ def _show_plan(plan: dict[str, Any], *earlier: dict[str, Any]) -> None:
         click.echo(f"earlier plans: {len(earlier)}; --json shows them")
 
 
-def _show_events(events: list[dict[str, Any]]) -> None:
-    """What came of the newest events; for a request that changed nothing this is the only place to say so."""
-    rows = [(local_time(event["receivedAt"]), event["kind"], _came_of(event)) for event in events[:_LAST_EVENTS]]
-    if rows:
-        click.echo()
-        show_table(("RECEIVED", "EVENT", "WHAT CAME OF IT"), rows, "")
-
-
-def _came_of(event: dict[str, Any]) -> str:
-    if event["handledAt"]:
-        return str(event["result"])
-    return f"{event['result']}; to be tried again" if event["result"] else "not dealt with yet"
+def _show_history(history: list[dict[str, Any]]) -> None:
+    """What happened, oldest first; for a request that changed nothing this is the only place to say so."""
+    click.echo()
+    if len(history) > _LAST:
+        click.echo(f"what happened before: {len(history) - _LAST} entries; --json shows them")
+    rows = [(local_time(entry["at"]), entry["what"], entry["text"]) for entry in history[-_LAST:]]
+    show_table(("WHEN", "WHAT", "WHY, AND WHAT CAME OF IT"), rows, "")
 
 
 @study.command()
@@ -112,10 +109,14 @@ def explain(study: str, *, as_json: bool) -> None:
     """Show the plan a study would get now, and why. Callbacks are asked; nothing is written or enqueued."""
     client = Client(settings())
     found = client.get(f"/studies/{client.study_id(study)}/explain")
+    held = found["ending"] == "held"
     if as_json:
         show_json(found)
-        raise SystemExit(1 if found["reason"] else 0)
-    if found["reason"]:
+        raise SystemExit(1 if found["reason"] and not held else 0)
+    if held:
+        click.echo(printable(found["reason"]))
+        click.echo("the plan it would get all the same, as by `study rerun --force`:")
+    elif found["reason"]:
         raise PermanentError(f"the study would get no plan: {found['reason']}")
     click.echo(printable(f"{len(found['seriesIds'])} series, {found['numberOfInstances']} instances"))
     rows = [(job["jobName"], _short(job["seriesId"]), job["verdict"], job["reason"]) for job in found["jobs"]]
@@ -129,12 +130,14 @@ def explain(study: str, *, as_json: bool) -> None:
 @study.command()
 @_STUDY
 @click.option("-j", "--job", "jobs", multiple=True, help="Only jobs of this name, with their dependents; repeatable.")
+@click.option("--force", is_flag=True, help="Also if the study is held back since it is not complete.")
 @json_option
-def rerun(study: str, jobs: tuple[str, ...], *, as_json: bool) -> None:
+def rerun(study: str, jobs: tuple[str, ...], *, force: bool, as_json: bool) -> None:
     """Plan a study anew with the services of today, and run its jobs."""
     client = Client(settings())
     study_id = client.study_id(study)
-    accepted = client.post(f"/studies/{study_id}/rerun", {"jobs": list(jobs)} if jobs else None)
+    body = {"jobs": list(jobs)} if jobs else {}
+    accepted = client.post(f"/studies/{study_id}/rerun", {**body, "force": force})
     if as_json:
         show_json(accepted)
     else:
@@ -153,7 +156,7 @@ def _in_short(found: dict[str, Any]) -> str | None:
     """How many jobs stand where; why there are none, or none of the newest revision."""
     counts = ", ".join(f"{count} {state}" for state, count in found["jobs"].items())
     reason: str | None = found["reason"]
-    return reason if found["state"] == StudyState.UNPLANNED or not counts else counts
+    return reason if found["state"] in (StudyState.UNPLANNED, StudyState.WAITING) or not counts else counts
 
 
 def _short(series_id: str | None) -> str:

@@ -8,10 +8,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from dcm_processor.ledger import studies as studies_of
 from dcm_processor.ledger.schema import events, studies
-from dcm_processor.vocabulary import EventKind, StudyState
+from dcm_processor.vocabulary import HELD, EventKind, StudyState
 
 # Made once: the hook waits for these, and making them costs more than running them.
 _RECORD = insert(events)
+_ASKED = (EventKind.RERUN, EventKind.CANCEL)
 _MEET = {
     name: dialect.insert(studies).on_conflict_do_nothing(index_elements=["study_id"]).returning(studies.c.number)
     for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
@@ -55,17 +56,38 @@ def meet(db: Connection, study_id: str, state: StudyState, *, now: float, reason
 
 
 def due(db: Connection, *, now: float, longest: float, limit: int = 200) -> Sequence[RowMapping]:
-    """Events that wait to be dealt with, oldest first.
+    """Events that wait to be dealt with, oldest first: `limit` of what Orthanc and clocks tell, and of what people ask.
 
     One that is put off for more than `longest` seconds is due: the clock was set back since.
     """
-    query = (
-        select(events)
-        .where(events.c.handled_at.is_(None), (events.c.due_at <= now) | (events.c.due_at > now + longest))
-        .order_by(events.c.event_id)
-        .limit(limit)
+    waiting = select(events).where(
+        events.c.handled_at.is_(None), (events.c.due_at <= now) | (events.c.due_at > now + longest)
     )
-    return db.execute(query).mappings().all()
+    asked = events.c.kind.in_(_ASKED)
+    found = [
+        row
+        for whose in (~asked, asked)  # thousands of jobs that are to run again keep no study waiting
+        for row in db.execute(waiting.where(whose).order_by(events.c.event_id).limit(limit)).mappings()
+    ]
+    return sorted(found, key=lambda event: int(event["event_id"]))
+
+
+def held_since(db: Connection, study_id: str) -> float | None:
+    """When the study was first held back since its last plan; None: it is not held back."""
+    query = (
+        select(events.c.payload)
+        .join(studies, studies.c.study_id == events.c.study_id)
+        .where(events.c.study_id == study_id, studies.c.hold_until.is_not(None), events.c.result.startswith(HELD))
+        .order_by(events.c.event_id.desc())
+        .limit(1)
+    )
+    payload = db.execute(query).scalar_one_or_none()
+    return payload and float(payload["heldSince"])
+
+
+def note_held(db: Connection, event_ids: Sequence[int], *, since: float) -> None:
+    """Put down since when the study of these events is held back: limits count from there."""
+    db.execute(update(events).where(events.c.event_id.in_(event_ids)).values(payload={"heldSince": since}))
 
 
 def settle(db: Connection, event_ids: Sequence[int], result: str, *, now: float) -> None:

@@ -64,6 +64,14 @@ class Ledger:
         with self.write() as db:
             return events.record(db, kind, study_id, payload, now=time.time())
 
+    def record_events(self, kind: EventKind, payloads: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+        """An event for each study, with its payload, all or none; returns study id -> event id."""
+        now = time.time()
+        with self.write() as db:
+            return {
+                study_id: events.record(db, kind, study_id, payload, now=now) for study_id, payload in payloads.items()
+            }
+
     def studies(
         self,
         state: str | None = None,
@@ -88,15 +96,34 @@ class Ledger:
         with self.read() as db:
             return views.study(db, study_id)
 
+    def held_since(self, study_id: str) -> float | None:
+        """When the study was first held back since its last plan (s since the epoch); None: it is not held back."""
+        with self.read() as db:
+            return events.held_since(db, study_id)
+
     def job_summaries(self, plan_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """plan id -> its jobs in plan order as dicts of jobName, verdict, state, reason; `count` jobs share these."""
         with self.read() as db:
             return views.job_summaries(db, plan_ids)
 
-    def jobs(self, state: str | None = None, cursor: str | None = None, limit: int = 50) -> Page:
-        """Jobs, newest first; raises ValueError where the cursor is none of ours."""
+    def jobs(
+        self,
+        state: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+        search: Mapping[str, Any] | None = None,
+    ) -> Page:
+        """Jobs, newest first, for which the terms of `views.jobs` hold.
+
+        Raises ValueError where the cursor is none of ours.
+        """
         with self.read() as db:
-            return views.jobs(db, state, cursor, limit)
+            return views.jobs(db, state, cursor, limit, search or {})
+
+    def standing(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Those of the jobs that are known, with what says whether they can be run again; see `views.standing`."""
+        with self.read() as db:
+            return views.standing(db, job_ids)
 
     def job(self, job_id: str) -> dict[str, Any] | None:
         """The job with its attempts; None where it is not known."""

@@ -77,7 +77,7 @@ studies = Table(
     Column("hold_until", Float),  # is planned then, should what it is expected to hold not have come
     Column("last_update", String(32)),  # Orthanc's LastUpdate when the study was last read, or met
     Column("active_plan_id", String(128)),
-    Column("unplanned", Text),  # why planning the newest revision was given up; None: it has its plan, or is to get one
+    Column("unplanned", Text),  # why the newest revision has no plan: given up, or held back; None: it has, or gets one
     Column("study_instance_uid", String(64)),
     Column("study_date", String(16)),
     Column("modalities", String(64)),

@@ -10,7 +10,7 @@ from dcm_processor.ledger.schema import facts, series_owners, studies
 from dcm_processor.vocabulary import StudyState
 
 _SET_PLAN = update(studies).where(studies.c.study_id == bindparam("of_study"))
-_UNPLANNED = select(studies.c.unplanned).where(studies.c.study_id == bindparam("study"))
+_UNPLANNED = select(studies.c.unplanned, studies.c.hold_until).where(studies.c.study_id == bindparam("study"))
 _SET_STATE = _SET_PLAN.where(
     (studies.c.state != bindparam("other_than")) | studies.c.reason.is_distinct_from(bindparam("and_than"))
 )
@@ -31,14 +31,49 @@ def set_state(db: Connection, study_id: str, state: StudyState, *, now: float, r
     db.execute(_SET_STATE, {**values, "of_study": study_id, "other_than": state, "and_than": reason})
 
 
-def set_unplanned(db: Connection, study_id: str, why: str | None) -> None:
-    """Say why planning the study's newest revision was given up; None: that revision has its plan."""
-    db.execute(update(studies).where(studies.c.study_id == study_id).values(unplanned=why))
+def set_unplanned(db: Connection, study_id: str, why: str | None, *, hold_until: float | None = None) -> None:
+    """Say why the study's newest revision has no plan: it was given up, or is held back until then.
+
+    None: that revision has its plan.
+    """
+    values = {"unplanned": why, "hold_until": hold_until}
+    db.execute(update(studies).where(studies.c.study_id == study_id).values(values))
 
 
-def unplanned(db: Connection, study_id: str) -> str | None:
-    why: str | None = db.execute(_UNPLANNED, {"study": study_id}).scalar_one_or_none()
-    return why
+def unplanned(db: Connection, study_id: str) -> tuple[StudyState, str] | None:
+    """Where the study stands once no plan of it runs, and why, if its newest revision has none."""
+    found = db.execute(_UNPLANNED, {"study": study_id}).one_or_none()
+    if found is None or found.unplanned is None:
+        return None
+    return StudyState.UNPLANNED if found.hold_until is None else StudyState.WAITING, found.unplanned
+
+
+def held(db: Connection) -> Sequence[str]:
+    """Studies that are held back."""
+    query = select(studies.c.study_id).where(studies.c.hold_until.is_not(None)).order_by(studies.c.hold_until)
+    return db.execute(query).scalars().all()
+
+
+def held_until(db: Connection, moment: float, *, limit: int = 200) -> Sequence[str]:
+    """Studies that are held back until then at the latest."""
+    query = select(studies.c.study_id).where(studies.c.hold_until <= moment).order_by(studies.c.hold_until).limit(limit)
+    return db.execute(query).scalars().all()
+
+
+def held_beyond(db: Connection, latest: float) -> bool:
+    """Whether a study is held back for longer than that."""
+    return db.execute(select(studies.c.study_id).where(studies.c.hold_until > latest).limit(1)).first() is not None
+
+
+def hold_at_most(db: Connection, latest: float) -> int:
+    """Have no study held back for longer; returns how many were: the clock was set back since."""
+    return db.execute(update(studies).where(studies.c.hold_until > latest).values(hold_until=latest)).rowcount
+
+
+def end_hold(db: Connection, study_id: str) -> None:
+    """The study, if it is held back, is held back no longer."""
+    held_back = (studies.c.study_id == study_id) & studies.c.hold_until.is_not(None)
+    db.execute(update(studies).where(held_back).values(hold_until=None, unplanned=None))
 
 
 def expect_stable(db: Connection, study_id: str, due_at: float | None) -> None:
@@ -86,7 +121,6 @@ def set_plan(
         {
             "of_study": study_id,
             "active_plan_id": plan_id,
-            "unplanned": None,
             "state": state,
             "reason": reason,
             "changed_at": now,

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, func, select
 
+from dcm_processor.history import history
 from dcm_processor.ledger.schema import attempts as attempts_table
 from dcm_processor.ledger.schema import events as events_table
 from dcm_processor.ledger.schema import jobs as jobs_table
@@ -75,29 +76,34 @@ def study(db: Connection, study_id: str) -> dict[str, Any] | None:
         .order_by(events_table.c.event_id.desc())
         .limit(50)
     ).mappings()
+    found_plans = [{**_plan(plan_row), "jobs": by_plan[plan_row["plan_id"]]} for plan_row in plan_rows]
+    found_events = [_event(event) for event in event_rows]
     return {
         **_study(row),
         "jobs": dict(counts),
-        "plans": [{**_plan(plan_row), "jobs": by_plan[plan_row["plan_id"]]} for plan_row in plan_rows],
-        "events": [
-            {
-                "eventId": event["event_id"],
-                "kind": event["kind"],
-                "receivedAt": when(event["received_at"]),
-                "handledAt": when(event["handled_at"]),
-                "failures": event["failures"],
-                "result": event["result"],
-            }
-            for event in event_rows
-        ],
+        "plans": found_plans,
+        "events": found_events,
+        "history": history(str(when(row["first_seen_at"])), found_plans, found_events),
     }
 
 
-def jobs(db: Connection, state: str | None, cursor: str | None, limit: int) -> Page:
+def jobs(db: Connection, state: str | None, cursor: str | None, limit: int, search: Mapping[str, Any]) -> Page:
+    """Jobs, newest first, for which all terms hold: service, jobName, reason (a part of it, whatever its case),
+    since (s since the epoch: ended then or later), current (of their study's active plan).
+    """
     table = jobs_table
     query = select(table).order_by(table.c.created_at.desc(), table.c.job_id.desc()).limit(limit + 1)
     if state is not None:
         query = query.where(table.c.state == state)
+    for key, column in (("service", table.c.service), ("jobName", table.c.job_name)):
+        if (value := search.get(key)) is not None:
+            query = query.where(column == value)
+    if (since := search.get("since")) is not None:
+        query = query.where(table.c.ended_at >= since)
+    if (reason := search.get("reason")) is not None:
+        query = query.where(table.c.reason.icontains(reason, autoescape=True))
+    if search.get("current"):
+        query = query.join(plans_table, plans_table.c.plan_id == table.c.plan_id).where(plans_table.c.active)
     if cursor is not None:
         if not _JOBS_CURSOR.fullmatch(cursor):
             raise ValueError("the cursor is none of a list of jobs")
@@ -109,6 +115,36 @@ def jobs(db: Connection, state: str | None, cursor: str | None, limit: int) -> P
     items = [{**_job(row), "attempts": tried[row["job_id"]]} for row in rows[:limit]]
     last = rows[limit - 1] if len(rows) > limit else None
     return Page(items, f"{last['created_at']!r}~{last['job_id']}" if last is not None else None)
+
+
+def standing(db: Connection, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Those of the jobs that are known, by id: studyId, jobName, service, verdict, state; newestPlanId of its study."""
+    table = jobs_table
+    found: dict[str, dict[str, Any]] = {}
+    for portion in _portions(job_ids, 1000):
+        query = (
+            select(
+                *(
+                    table.c[name]
+                    for name in ("job_id", "study_id", "plan_id", "job_name", "service", "verdict", "state")
+                ),
+                studies_table.c.active_plan_id,
+            )
+            .join(studies_table, studies_table.c.study_id == table.c.study_id)
+            .where(table.c.job_id.in_(portion))
+        )
+        for row in db.execute(query):
+            found[row.job_id] = {
+                "jobId": row.job_id,
+                "studyId": row.study_id,
+                "planId": row.plan_id,
+                "jobName": row.job_name,
+                "service": row.service,
+                "verdict": row.verdict,
+                "state": row.state,
+                "newestPlanId": row.active_plan_id,
+            }
+    return found
 
 
 def job(db: Connection, job_id: str) -> dict[str, Any] | None:
@@ -172,11 +208,25 @@ def _study(row: RowMapping) -> dict[str, Any]:
         "reason": row["reason"],
         "firstSeenAt": when(row["first_seen_at"]),
         "changedAt": when(row["changed_at"]),
+        "unplanned": row["unplanned"],
+        "holdUntil": when(row["hold_until"]),
         "studyInstanceUID": row["study_instance_uid"],
         "studyDate": row["study_date"],
         "modalities": row["modalities"].split("\\") if row["modalities"] else [],
         "description": row["description"],
         "activePlanId": row["active_plan_id"],
+    }
+
+
+def _event(row: RowMapping) -> dict[str, Any]:
+    return {
+        "eventId": row["event_id"],
+        "kind": row["kind"],
+        "payload": row["payload"],
+        "receivedAt": when(row["received_at"]),
+        "handledAt": when(row["handled_at"]),
+        "failures": row["failures"],
+        "result": row["result"],
     }
 
 

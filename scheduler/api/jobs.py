@@ -5,7 +5,8 @@ from collections import defaultdict
 from typing import Annotated, Any
 
 from flask import Blueprint, Response
-from pydantic import Field
+from pydantic import AwareDatetime, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 from werkzeug.exceptions import Conflict, RequestedRangeNotSatisfiable
 
 from dcm_processor.errors import NotKnownError
@@ -15,19 +16,41 @@ from scheduler.api.lists import Asked, Cursor, Limit, bad_cursor
 from scheduler.api.models import AcceptedJobs, BulkAccepted, Job, JobPage, RefusedJob
 from scheduler.api.operation import operation
 from scheduler.joblog import read_log
-from scheduler.parts import parts, record_and_wake
+from scheduler.parts import parts, record_all_and_wake, record_and_wake
 
 jobs = Blueprint("jobs", __name__)
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_UNKNOWN = "the ledger knows no such job; a study's jobs stand in /api/v1/studies/<studyId>"
 
 
 class JobsQuery(Asked):
-    """What `GET /jobs` may be asked."""
+    """What `GET /jobs` may be asked; all terms must hold."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
 
     state: JobState | None = Field(default=None, description="Only jobs in this state.")
+    service: str | None = Field(default=None, min_length=1, max_length=64, description="Only jobs of this service.")
+    job_name: str | None = Field(default=None, min_length=1, max_length=64, description="Only jobs of this name.")
+    since: AwareDatetime | None = Field(
+        default=None, description="Only jobs that ended then or later: RFC 3339, such as `2026-01-31T06:00:00Z`."
+    )
+    current: bool = Field(
+        default=False, description="Only jobs of their study's newest plan; those of earlier ones cannot run again."
+    )
     cursor: Cursor = None
     limit: Limit = 50
+
+
+class JobSearch(JobsQuery):
+    """Which jobs to find. What a reason says travels in the body, since addresses end up in logs."""
+
+    reason: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=500,
+        description="What their reason says, or a part of it; case is ignored.",
+    )
 
 
 class LogQuery(Asked):
@@ -51,11 +74,14 @@ class Jobs(Asked):
 @operation("List jobs", answer=JobPage, query=JobsQuery, problems=(400,))
 def list_jobs(query: JobsQuery) -> JobPage:
     """Jobs of all plans, newest first."""
-    try:
-        page = parts().ledger.jobs(query.state, query.cursor, query.limit)
-    except ValueError:
-        raise bad_cursor("query") from None
-    return JobPage.model_validate({"items": page.items, "nextCursor": page.next_cursor})
+    return _page("query", query)
+
+
+@jobs.post("/jobs/search")
+@operation("Find jobs", answer=JobPage, body=JobSearch, body_optional=True, body_limit=16384, problems=(400, 413, 415))
+def search_jobs(body: JobSearch) -> JobPage:
+    """Jobs for which all terms hold, newest first: `{"state": "failed", "reason": "CUDA"}` are dead letters."""
+    return _page("body", body)
 
 
 @jobs.get("/jobs/<job_id>")
@@ -102,7 +128,7 @@ def show_log(job_id: str, query: LogQuery) -> Response:
 def rerun_job(job_id: str) -> AcceptedJobs:
     """Run the job and its dependents again: same headers and params, today's version; its dependencies are reused."""
     job = _known(job_id)
-    if why := _why_no_rerun(job, _newest_plan(job["studyId"]), parts().store.load()):
+    if why := _why_no_rerun(parts().ledger.standing([job_id])[job_id], parts().store.load()):
         raise Conflict(why)
     return _record(EventKind.RERUN, job["studyId"], [job_id])
 
@@ -110,25 +136,31 @@ def rerun_job(job_id: str) -> AcceptedJobs:
 @jobs.post("/jobs/rerun")
 @operation("Run jobs again", answer=BulkAccepted, status=202, body=Jobs, problems=(400, 413, 415))
 def rerun_jobs(body: Jobs) -> BulkAccepted:
-    """Each as `/jobs/<jobId>/rerun`, those of a study together. What cannot be run again is said; the rest goes on."""
+    """Each as `/jobs/<jobId>/rerun`, those of a study together. What cannot be run again is said; the rest goes on.
+
+    For more than 1,000: find them (`/jobs/search` with `current`), and ask for so many at a time, a study's together.
+    """
     refused: list[RefusedJob] = []
-    newest: dict[str, str] = {}
     together: dict[str, list[str]] = defaultdict(list)
+    asked = list(dict.fromkeys(body.job_ids))
+    known = parts().ledger.standing([job_id for job_id in asked if _JOB_ID.fullmatch(job_id)])
     services = parts().store.load()
-    for job_id in dict.fromkeys(body.job_ids):
-        try:
-            job = _known(job_id)
-        except NotKnownError as error:
-            refused.append(RefusedJob(job_id=job_id, status=404, reason=str(error)))
-            continue
-        if job["studyId"] not in newest:
-            newest[job["studyId"]] = _newest_plan(job["studyId"])
-        if why := _why_no_rerun(job, newest[job["studyId"]], services):
+    for job_id in asked:
+        if (job := known.get(job_id)) is None:
+            refused.append(RefusedJob(job_id=job_id, status=404, reason=_UNKNOWN))
+        elif why := _why_no_rerun(job, services):
             refused.append(RefusedJob(job_id=job_id, status=409, reason=why))
         else:
             together[job["studyId"]].append(job_id)
-    accepted = [_record(EventKind.RERUN, study_id, job_ids) for study_id, job_ids in together.items()]
-    return BulkAccepted(accepted=accepted, refused=refused)
+    payloads = {study_id: {"jobIds": job_ids} for study_id, job_ids in together.items()}
+    event_ids = record_all_and_wake(EventKind.RERUN, payloads) if payloads else {}
+    return BulkAccepted(
+        accepted=[
+            AcceptedJobs(study_id=study_id, event_id=event_id, job_ids=together[study_id])
+            for study_id, event_id in event_ids.items()
+        ],
+        refused=refused,
+    )
 
 
 @jobs.post("/jobs/<job_id>/cancel")
@@ -143,25 +175,31 @@ def cancel_job(job_id: str) -> AcceptedJobs:
     return _record(EventKind.CANCEL, job["studyId"], [job_id])
 
 
+def _page(where: str, asked: JobsQuery) -> JobPage:
+    terms = asked.model_dump(by_alias=True, exclude_none=True, exclude={"state", "cursor", "limit", "since"})
+    if asked.since is not None:
+        terms["since"] = asked.since.timestamp()
+    try:
+        page = parts().ledger.jobs(asked.state, asked.cursor, asked.limit, terms)
+    except ValueError:
+        raise bad_cursor(where) from None
+    return JobPage.model_validate({"items": page.items, "nextCursor": page.next_cursor})
+
+
 def _known(job_id: str) -> dict[str, Any]:
     found = parts().ledger.job(job_id) if _JOB_ID.fullmatch(job_id) else None
     if found is None:
-        raise NotKnownError("the ledger knows no such job; a study's jobs stand in /api/v1/studies/<studyId>")
+        raise NotKnownError(_UNKNOWN)
     return found
 
 
-def _newest_plan(study_id: str) -> str:
-    study = parts().ledger.study(study_id)
-    return str(study["plans"][0]["planId"]) if study is not None and study["plans"] else ""
-
-
-def _why_no_rerun(job: dict[str, Any], newest_plan: str, services: ServiceRegistry) -> str | None:
+def _why_no_rerun(job: dict[str, Any], services: ServiceRegistry) -> str | None:
     if job["verdict"] != Verdict.SCHEDULED:
         return f"The job was not scheduled ({job['verdict']}); run its study again to have the callbacks asked anew"
     if not JobState(job["state"]).ended:
         return f"The job is {job['state']}; it can be run again once it has ended, or be cancelled"
-    if job["planId"] != newest_plan:
-        return f"The study has a later plan, {newest_plan}; run the job of that plan again"
+    if job["planId"] != job["newestPlanId"]:
+        return f"The study has a later plan, {job['newestPlanId']}; run the job of that plan again"
     if services.same(job["service"], job["jobName"]) is None:
         return (
             f"Service {job['service']} is not installed any more, or not with this job; install it again (`bash "

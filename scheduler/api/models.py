@@ -114,6 +114,17 @@ class Event(Answer):
     result: str | None = Field(description="What came of it.")
 
 
+class Happening(Answer):
+    """One thing that happened to a study."""
+
+    at: Moment = Field(description="When.")
+    what: str = Field(
+        description="`received`, `held`, `grown`, `changed`, `planned`, `ended`; or an event's kind, such as `rerun`."
+    )
+    text: str = Field(description="What happened and why, for people.")
+    plan_id: str | None = Field(description="The plan it is about.")
+
+
 class StudySummary(Answer):
     """A study, and where it stands."""
 
@@ -122,6 +133,12 @@ class StudySummary(Answer):
     reason: str | None = Field(description="Why it stands there.")
     first_seen_at: Moment = Field(description="When the ledger first heard of it.")
     changed_at: Moment = Field(description="When its state last changed.")
+    unplanned: str | None = Field(
+        description="Why what it holds now has no plan: it was given up, or is held back. Null: it has one, or will."
+    )
+    hold_until: Moment | None = Field(
+        description="When it is planned as it is, of one that is held back until it is complete; else null."
+    )
     study_instance_uid: str | None = Field(alias="studyInstanceUID", description="StudyInstanceUID (0020,000D).")
     study_date: str | None = Field(description="StudyDate (0008,0020), YYYYMMDD.")
     modalities: list[str] = Field(description="The Modality (0008,0060) of each kind of series.")
@@ -144,6 +161,7 @@ class Study(StudySummary):
 
     plans: list[Plan] = Field(description="Its plans, newest first.")
     events: list[Event] = Field(description="Why it was looked at, newest first, 50 at most.")
+    history: list[Happening] = Field(description="What happened to it, oldest first; of events, the newest 50.")
 
 
 class JobPage(Answer):
@@ -211,10 +229,11 @@ class Explained(Answer):
     """The plan a study would get now."""
 
     study_id: str = Field(description="Orthanc's identifier of the study.")
-    ending: Literal["planned", "ours", "failed"] = Field(
-        description="`planned`; or no plan: `ours`, since the platform itself stored all the study holds, or `failed`."
+    ending: Literal["planned", "held", "ours", "failed"] = Field(
+        description="`planned`; `held`: it would be held back, and this is the plan it would get all the same; or no "
+        "plan: `ours`, since the platform itself stored all the study holds, or `failed`."
     )
-    reason: str = Field(description="Why there would be no plan; empty where there would be one.")
+    reason: str = Field(description="Why there would be no plan, or not yet; empty where there would be one.")
     revision: str = Field(description="Digest of the study's instances; empty where there would be no plan.")
     series_ids: list[str] = Field(description="Orthanc's identifiers of the series it covers.")
     number_of_instances: int = Field(description="How many instances it covers.")
@@ -305,4 +324,7 @@ class Ready(Answer):
 
     status: Literal["ready"] = Field(default="ready", description="Always `ready`.")
     checks: dict[str, str] = Field(description="`ledger`, `redis`: `ok`.")
-    warnings: dict[str, str] = Field(description="What will be trouble, though all goes on: `data` where it is full.")
+    warnings: dict[str, str] = Field(
+        description="What will be trouble, though all goes on: `data` where its disk is full, `completeness` where its "
+        "rules cannot be used."
+    )

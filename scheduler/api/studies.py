@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from flask import Blueprint
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from werkzeug.exceptions import GatewayTimeout
+from werkzeug.exceptions import Conflict, GatewayTimeout
 
 from dcm_processor.errors import NotKnownError
 from dcm_processor.names import did_you_mean
@@ -68,6 +68,7 @@ class Rerun(Asked):
         max_length=1000,
         description="Names of jobs, which run with their dependents; none: all.",
     )
+    force: bool = Field(default=False, description="Also if the study is held back since it is not complete.")
 
 
 @studies.get("/studies")
@@ -107,14 +108,22 @@ def explain_study(study_id: str) -> Explained:
 
 @studies.post("/studies/<study_id>/rerun")
 @operation(
-    "Run a study again", answer=Accepted, status=202, body=Rerun, body_optional=True, problems=(400, 404, 413, 415)
+    "Run a study again",
+    answer=Accepted,
+    status=202,
+    body=Rerun,
+    body_optional=True,
+    problems=(400, 404, 409, 413, 415),
 )
 def rerun_study(study_id: str, body: Rerun) -> Accepted:
     """Plan the study anew with the services of today: all jobs, or those named with their dependents.
 
-    A plan that still runs is superseded: what it has not started never starts, what runs there ends first.
+    A plan that still runs is superseded: what it has not started never starts, what runs there ends first. A study
+    that is held back is planned as it is where `force` says so; else this is a 409 that tells what is missing.
     """
     study = known_study(study_id)
+    if study["holdUntil"] is not None and not body.force:
+        raise Conflict(f"The study is {study['unplanned']}; `force` (`study rerun --force`) has it planned as it is")
     payload = None
     if body.jobs is not None:
         _check_names(body.jobs, study)

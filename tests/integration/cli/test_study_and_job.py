@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import structlog
+from click.testing import CliRunner
 from sqlalchemy import update
 from werkzeug.serving import make_server
 
+from dcm_processor.cli import main
 from dcm_processor.errors import TransientError
 from dcm_processor.ledger import events, schema, studies
 from dcm_processor.vocabulary import AttemptState, EventKind, ExitReason, JobState, StudyState, Verdict
@@ -34,10 +36,11 @@ def explained(study: str) -> Mapping[str, Any]:
         return {"studyId": study, "ending": "failed", "reason": "planning raised KeyError (plan.py, line 7)", **empty}
     job = {"service": "temp", "version": "0" * 32, "stage": "main", "level": "study", "queue": "default", "position": 0}
     job |= {"seriesId": None, "dependsOn": [], "injected": {}, "traceback": None, "callbackOutput": ""}
+    held = study == study_id(6)
     return {
         "studyId": study,
-        "ending": "planned",
-        "reason": "",
+        "ending": "held" if held else "planned",
+        "reason": 'held: 1 of 3 series (rule "CT"); planned as it is at 14:05 at the latest' if held else "",
         "revision": "0123456789ab",
         "seriesIds": ["a"],
         "numberOfInstances": 3,
@@ -176,10 +179,43 @@ def test_a_rerun_that_came_to_nothing_is_seen(here: Here, cli: Cli) -> None:
     gone = "Orthanc does not hold the study (any more)"
     with here.ledger.write() as db:
         events.settle(db, [event["event_id"]], gone, now=time.time())
-        for number in range(1, 6):
+        for number in range(1, 16):
             events.record(db, EventKind.STABLE, study, None, now=time.time() + number)
-    assert gone not in cli.done("study", "show", study), "the newest three are shown"
+    said = cli.done("study", "show", study)
+    assert gone not in said, "the newest fifteen entries are shown"
+    assert "what happened before: 3 entries; --json shows them" in said
     assert gone in cli.done("study", "show", study, "--json")
+
+
+def hold(here: Here, study: str) -> str:
+    """Have the study held back; returns why."""
+    why = 'held: 1 of 3 series (rule "CT"); planned as it is at 2030-01-01 00:00:00 UTC at the latest'
+    with here.ledger.write() as db:
+        number = events.record(db, EventKind.STABLE, study, None, now=time.time())
+        events.settle(db, [number], why, now=time.time())
+        studies.set_unplanned(db, study, why, hold_until=1_893_456_000)
+    return why
+
+
+def test_a_study_that_is_held_back_says_so_and_is_run_by_force_alone(here: Here, cli: Cli) -> None:
+    study = here.study(1, StudyState.RUNNING)
+    here.plan(study, {"job_name": "temp", "state": JobState.STARTED})
+    why = hold(here, study)
+    said = cli.done("study", "show", study).splitlines()
+    assert said[2] == f"what it holds now has no plan: {why}"
+    assert said[-1].endswith(f"\theld\t{why.removeprefix('held: ')}")
+    refused = f"dcm-processor: The study is {why}; `force` (`study rerun --force`) has it planned as it is\n"
+    assert cli.refused("study", "rerun", study) == refused
+    cli.done("study", "rerun", study, "--force")
+    assert [event["kind"] for event in here.events(study)] == [EventKind.RERUN]
+    assert json.loads(cli.done("study", "show", study, "--json"))["holdUntil"] == "2030-01-01T00:00:00.000Z"
+
+
+def test_explain_says_what_holds_a_study_back_and_shows_the_plan_all_the_same(here: Here, cli: Cli) -> None:
+    said = cli.done("study", "explain", here.study(6))
+    assert said.startswith("held: 1 of 3 series (rule")
+    assert "temp\t\tscheduled\t" in said
+    assert json.loads(cli.done("study", "explain", study_id(6), "--json"))["ending"] == "held"
 
 
 def test_a_study_without_a_plan_says_why(here: Here, cli: Cli) -> None:
@@ -268,6 +304,74 @@ def test_jobs_run_again_or_are_refused_one_by_one(here: Here, cli: Cli) -> None:
     cli.done("job", "cancel", running)
     assert [event["kind"] for event in here.events()] == [EventKind.RERUN, EventKind.CANCEL]
     assert "nothing to cancel" in cli.refused("job", "cancel", failed)
+
+
+def many_failed(here: Here) -> None:
+    """Three studies, of which two failed by `bad` for want of a GPU, one long ago."""
+    here.install("bad", "temp")
+    gpu = {"job_name": "bad", "state": JobState.FAILED, "reason": "RuntimeError: CUDA error: out of memory (100%)"}
+    here.plan(here.study(1), {**gpu, "ended_at": time.time() - 3 * 86_400}, {"job_name": "temp"})
+    here.plan(here.study(2), {**gpu, "ended_at": time.time() - 60}, {"job_name": "temp"})
+    here.plan(here.study(3), {**gpu, "ended_at": time.time() - 60, "reason": "ValueError: no"})
+    here.plan(here.study(4), {**gpu, "ended_at": time.time() - 60})  # and what a later plan replaced
+    here.plan(study_id(4), {"job_name": "bad"}, run=2)
+
+
+def test_after_an_incident_the_jobs_are_found_that_it_ended(here: Here, cli: Cli) -> None:
+    many_failed(here)
+
+    def found(*filters: str) -> list[int]:
+        listed = json.loads(cli.done("job", "list", *filters, "--json"))
+        return sorted(int(job["studyId"][:8], 16) for job in listed)
+
+    assert found("--state", "failed") == [1, 2, 3, 4]
+    assert found("--state", "failed", "--current") == [1, 2, 3]
+    assert found("--state", "failed", "--reason", "cuda ERROR") == [1, 2, 4]
+    assert found("--state", "failed", "--reason", "(100%)", "--since", "24h", "--current") == [2]
+    assert found("--state", "failed", "--reason", "1%0") == []
+    assert found("--since", "2000-01-01", "--service", "temp", "--job", "bad") == [1, 2, 3, 4]
+    assert found("--since", "2000-01-01T06:00", "--service", "other") == []
+    assert "--since takes" in cli.refused("job", "list", "--since", "yesterday", status=2)
+    assert not [path for path in here.asked if "CUDA" in path or "cuda" in path]
+
+
+def test_they_run_again_together_after_a_count_and_a_question(here: Here, cli: Cli) -> None:
+    many_failed(here)
+    said = cli("job", "rerun", "--reason", "CUDA")
+    assert (said.exit_code, here.events()) == (2, [])
+    assert "      2  temp/bad  RuntimeError: CUDA error: out of memory (100%)\n2 jobs of 2 studies\n" in said.stderr
+    assert said.stderr.endswith("nobody is there to be asked; --yes runs them again\n")
+    assert cli.done("job", "rerun", "--reason", "CUDA", "--yes").count("accepted; ") == 2
+    assert sorted((event["study_id"], event["kind"]) for event in here.events()) == [
+        (study_id(1), EventKind.RERUN),
+        (study_id(2), EventKind.RERUN),
+    ]
+    assert cli.done("job", "rerun", "--reason", "nothing like it") == ""
+    for wrong in ((), ("x", "--state", "failed")):
+        assert "name jobs, or say by --state" in cli.refused("job", "rerun", *wrong, status=2)
+
+
+def test_somebody_who_is_asked_may_say_no(here: Here, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    many_failed(here)
+    monkeypatch.setattr("dcm_processor.cli.dead_letters._somebody_is_there", lambda: True)
+    for text, status, events_there in (("n\n", 1, 0), ("", 130, 0), ("y\n", 0, 3)):
+        result = CliRunner().invoke(main, ["job", "rerun", "--state", "failed"], input=text, prog_name="dcm-processor")
+        assert (result.exit_code, len(here.events())) == (status, events_there), result.output
+
+
+def test_a_studys_jobs_stay_together_however_many_there_are(
+    here: Here, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One event a study, where the API takes so many at once."""
+    monkeypatch.setattr("dcm_processor.cli.dead_letters._AT_ONCE", 5)
+    here.install("bad")
+    series = [{"job_name": "bad", "state": JobState.FAILED, "series_id": f"s{number}"} for number in range(3)]
+    for number in range(1, 5):
+        here.plan(here.study(number), *series)
+    here.plan(here.study(9), *({**series[0], "series_id": f"s{number}"} for number in range(12)))
+    answer = json.loads(cli.done("job", "rerun", "--state", "failed", "--yes", "--json"))
+    counts = [(int(entry["studyId"][:8], 16), len(entry["jobIds"])) for entry in answer["accepted"]]
+    assert sorted(counts) == [(1, 3), (2, 3), (3, 3), (4, 3), (9, 2), (9, 5), (9, 5)]
 
 
 def test_a_log_is_printed_as_it_is(here: Here, cli: Cli) -> None:

@@ -164,3 +164,52 @@ def test_the_reason_of_a_result_that_stands_does_not_grow_with_each_plan(
         platform.announce(study.study_id)
         planned(platform, study, number + 1)
         assert platform.jobs(study.study_id)["a"]["reason"] == f"as in an earlier run: {first}"
+
+
+def test_growth_by_its_rules_told_in_the_history(platform: Platform, orthanc: OrthancServer, tmp_path: Path) -> None:
+    """Each rule once: `rerun` again, `ignore` not, series jobs for what changed alone and with what they depend on.
+
+    What had not started is superseded, and nothing of the new plan starts before what ran has ended.
+    """
+    jobs = [
+        {"jobName": "again"},
+        {"jobName": "once", "onUpdate": "ignore"},
+        {"jobName": "each", "level": "series"},
+        {"jobName": "then", "level": "series", "dependsOn": "each"},
+        {"jobName": "over", "level": "series", "dependsOn": "again"},
+        {"jobName": "slow", "priority": "low"},
+        {"jobName": "late", "dependsOn": "slow"},
+    ]
+    platform.install("svc", jobs, YES, tmp_path / "source")
+    study = make_study(tmp_path / "study", series=[{"Modality": "CT", "instances": 1}] * 2)
+    upload(orthanc.url, orthanc.auth, study.files[:1])
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    slow = worker.start("low")
+    [first_series] = {worker.run().seriesId for _ in range(5)} - {None}
+    wait_until(lambda: list(platform.states(study.study_id).values()).count("finished") == 5, 10)
+    upload(orthanc.url, orthanc.auth, study.files[1:])
+    platform.announce(study.study_id)
+    planned(platform, study, 2)
+    found = platform.jobs(study.study_id)
+    [new_series] = {job["seriesId"] for job in found.values()} - {None, first_series}
+    stands = {"once", f"each/{first_series}", f"then/{first_series}"}
+    assert {name for name, job in found.items() if job["state"] == "finished"} == stands
+    assert {job["state"] for name, job in found.items() if name not in stands} == {"waiting"}
+    history = [
+        (entry["what"], entry["text"].partition("revision")) for entry in platform.study(study.study_id)["history"]
+    ]
+    grown, told = [entry for entry in history if entry[0] in ("grown", "planned")][1:]
+    assert "".join(grown[1]) == "1 series more, 1 instances more"
+    assert told[1][2].partition("; ")[2] == (
+        "to run: again, each, slow, late, over (2), then; stands as it ended before: each, once, then; "
+        "superseded, not started: late; begins when these of the plan before have ended: slow"
+    )
+    worker.end(slow.attemptId)
+    ran = [worker.run(queue) for queue in ("low", *["default"] * 6)]
+    platform.wait_for(study.study_id, "finished")
+    assert sorted((order.jobName, order.seriesId) for order in ran if order.seriesId) == sorted(
+        [("each", new_series), ("then", new_series), ("over", first_series), ("over", new_series)]
+    )
+    assert sorted(order.jobName for order in ran if not order.seriesId) == ["again", "late", "slow"]
+    assert platform.study(study.study_id)["history"][-1]["text"] == "10 finished"

@@ -79,3 +79,17 @@ def test_health_gives_no_secret_away(tmp_path: Path) -> None:
     with Installation(tmp_path, REDIS_URL="redis://:hidden-password@127.0.0.1:1/0") as installation:
         text = installation.api().get("/health/ready", token=None).get_data(as_text=True)
     assert not any(secret in text for secret in ("hidden-password", "127.0.0.1", str(tmp_path), *TOKENS.values()))
+
+
+def test_rules_that_cannot_be_used_are_told_and_hooks_are_taken_all_the_same(
+    tmp_path: Path, valkey: ValkeyServer
+) -> None:
+    with Installation(tmp_path, REDIS_URL=valkey.url) as installation:
+        rules = installation.settings.completeness
+        rules.parent.mkdir()
+        rules.write_text('[{"name": "MR", "match": {"Modality": "MR"}, "series": 3, "limit": "1h"}]')
+        assert installation.api().get("/health/ready", token=None).get_json()["warnings"] == {}
+        rules.write_text("[{")
+        response = installation.api().get("/health/ready", token=None)
+    assert response.status_code == 200
+    assert response.get_json()["warnings"] == {"completeness": "the rules cannot be used; studies wait"}

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from dcm_processor.errors import LedgerUnavailableError
+from dcm_processor.ledger import events
 from tests.integration.scheduler.api.stand import Api, Installation, study_id
 from tests.waiting import wait_until
 
@@ -25,6 +27,62 @@ def test_jobs_are_listed_by_state_and_page(installation: Installation, api: Api)
     assert (names(rest), rest.get_json()["nextCursor"]) == (["job-1"], None)
     assert names(api.get("/api/v1/jobs")) == ["other", "job-4", "job-3", "job-2", "job-1"]
     assert api.get("/api/v1/jobs?state=done").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("terms", "found"),
+    [
+        ({}, ["b", "a", "a", "a"]),
+        ({"state": "failed"}, ["a", "a"]),
+        ({"jobName": "b"}, ["b"]),
+        ({"service": "other"}, ["b"]),
+        ({"service": "temp", "state": "failed", "current": True}, ["a"]),
+        ({"since": "2023-11-14T22:13:20Z"}, ["a", "a"]),
+        ({"since": "2023-11-14T23:13:21+01:00"}, ["a"]),
+        ({"reason": "cuda"}, ["a", "a"]),
+        ({"reason": "100%"}, ["a"]),
+        ({"reason": "%"}, ["a"]),
+        ({"reason": "CUDA", "limit": 1}, ["a"]),
+    ],
+)
+def test_jobs_are_found_by_terms_that_all_hold(
+    installation: Installation, api: Api, terms: dict[str, Any], found: list[str]
+) -> None:
+    study, at = installation.study(1), 1_700_000_000.0
+    installation.plan(study, {"job_name": "a", "state": "failed", "reason": "CUDA error", "ended_at": at})
+    installation.plan(study, {"job_name": "a"}, run=2)
+    failed = {"job_name": "a", "state": "failed", "reason": "CUDA: 100%", "ended_at": at + 1}
+    installation.plan(installation.study(2), failed, {"job_name": "b", "service": "other", "state": "waiting"})
+    response = api.post("/api/v1/jobs/search", json=terms)
+    assert sorted(names(response)) == sorted(found)
+    if "reason" not in terms:
+        assert names(api.get("/api/v1/jobs", query_string=terms)) == names(response)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [{"reason": ""}, {"since": "yesterday"}, {"since": "2024-01-01T00:00:00"}, {"studyId": "x"}, {"cursor": "x"}],
+)
+def test_a_term_that_is_none_is_refused(api: Api, terms: Any) -> None:
+    response = api.post("/api/v1/jobs/search", json=terms)
+    assert response.status_code == 400
+    assert response.get_json()["faults"][0]["field"] == f"body.{next(iter(terms))}"
+
+
+def test_what_a_reason_says_is_not_taken_from_an_address(api: Api) -> None:
+    assert api.get("/api/v1/jobs?reason=CUDA").status_code == 400
+
+
+def test_a_found_list_goes_on_where_its_page_ended(installation: Installation, api: Api) -> None:
+    for number in range(1, 8):
+        installation.plan(installation.study(number), {"job_name": f"job-{number}", "state": "failed"})
+    found, cursor = [], None
+    while True:
+        page = api.post("/api/v1/jobs/search", json={"state": "failed", "limit": 3, "cursor": cursor})
+        found += names(page)
+        if (cursor := page.get_json()["nextCursor"]) is None:
+            break
+    assert found == [f"job-{number}" for number in range(7, 0, -1)]
 
 
 def test_jobs_of_one_moment_are_each_on_one_page(installation: Installation, api: Api) -> None:
@@ -183,6 +241,24 @@ def test_many_jobs_are_run_again_at_once_each_study_in_one_plan(installation: In
         ("../..", 404),
     ]
     assert [event["payload"] for event in installation.events()] == [{"jobIds": first}, {"jobIds": second[:1]}]
+
+
+def test_jobs_that_run_again_are_recorded_all_or_none(
+    installation: Installation, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.install("a")
+    failed = [installation.plan(installation.study(number), {"job_name": "a", "state": "failed"}) for number in (1, 2)]
+    record = events.record
+
+    def fail_at_the_second(db: Any, kind: Any, study: str, *rest: Any, **more: Any) -> int:
+        if study == study_id(2):
+            raise LedgerUnavailableError("the disk is full")
+        return record(db, kind, study, *rest, **more)
+
+    monkeypatch.setattr(events, "record", fail_at_the_second)
+    ids = [job_id for (job_id,) in failed]
+    assert api.post("/api/v1/jobs/rerun", json={"jobIds": ids}).status_code == 503
+    assert installation.events() == []
 
 
 @pytest.mark.parametrize("body", [{}, {"jobIds": []}, {"jobIds": "x"}, {"jobIds": ["x"] * 1001}, {"jobs": ["x"]}, []])

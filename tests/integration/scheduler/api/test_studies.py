@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from dcm_processor.errors import OrthancUnavailableError
+from dcm_processor.ledger.studies import set_unplanned
 from dcm_processor.store import Store
 from dcm_processor.vocabulary import StudyState, Verdict
 from tests.integration.scheduler.api.stand import Api, Installation, study_id
@@ -224,6 +225,24 @@ def test_a_study_is_run_again_as_a_whole(installation: Installation, api: Api, b
     assert response.get_json() == {"status": "accepted", "studyId": study, "eventId": event["event_id"]}
     assert (event["kind"], event["study_id"], event["payload"]) == ("rerun", study, None)
     wait_until(lambda: installation.wakes == ["rerun"], 5, "the controller is woken")
+
+
+def test_a_study_that_is_held_back_is_run_again_by_force_alone(installation: Installation, api: Api) -> None:
+    study, why = installation.study(1), 'held: 1 of 3 series (rule "CT"); planned as it is at 14:05 at the latest'
+    with installation.ledger.write() as db:
+        set_unplanned(db, study, why, hold_until=1_893_456_000)
+    refused = api.post(f"/api/v1/studies/{study}/rerun")
+    assert (refused.status_code, why in refused.get_json()["detail"]) == (409, True)
+    assert installation.events() == []
+    shown = api.get(f"/api/v1/studies/{study}").get_json()
+    assert (shown["holdUntil"], shown["unplanned"]) == ("2030-01-01T00:00:00.000Z", why)
+    assert api.post(f"/api/v1/studies/{study}/rerun", json={"force": True}).status_code == 202
+    assert [(event["kind"], event["payload"]) for event in installation.events()] == [("rerun", None)]
+
+
+def test_force_changes_nothing_for_a_study_that_is_not_held_back(installation: Installation, api: Api) -> None:
+    assert api.post(f"/api/v1/studies/{installation.study(1)}/rerun", json={"force": True}).status_code == 202
+    assert api.post(f"/api/v1/studies/{installation.study(2)}/rerun", json={"force": "maybe"}).status_code == 400
 
 
 def test_jobs_of_a_study_are_run_again_by_name(installation: Installation, api: Api) -> None:
