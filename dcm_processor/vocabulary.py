@@ -117,6 +117,7 @@ class EventKind(StrEnum):
     STABLE = "stable"  # the Lua hook
     CHANGE = "change"  # a StableStudy in Orthanc's /changes
     QUIET = "quiet"  # no NewInstance for STABLE_AGE + 10 s
+    FOUND = "found"  # Orthanc compared with the ledger: it held what no other event had told of
     RERUN = "rerun"
     CANCEL = "cancel"
 

@@ -11,12 +11,12 @@ from sqlalchemy import RowMapping
 
 from dcm_processor import identity
 from dcm_processor.errors import DcmProcessorError, ServiceError
-from dcm_processor.ledger import Lease, Ledger, attempts, events, plans, studies
+from dcm_processor.ledger import Lease, Ledger, attempts, events, plans, repairs, studies
 from dcm_processor.manifest import ALL, Fault
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from dcm_processor.transport import Transport
-from dcm_processor.vocabulary import EventKind, JobState, StudyState
+from dcm_processor.vocabulary import EventKind, JobState, RepairKind, StudyState
 from scheduler.adoption import adopt, rerun_jobs
 from scheduler.effects import Effects
 from scheduler.planning import Ending, Planned, PlanningChild, task_for
@@ -33,6 +33,8 @@ PLANNING_FAILURES = 5
 """After which a study is given up as unplanned."""
 
 _BACKOFF = (2, 5, 15, 30, 60)
+_ORTHANC_BACKOFF = (10, 60, 600, 3600)
+"""Seconds to the next try: where Orthanc has trouble with its disk, so have all the studies that come meanwhile."""
 
 
 class Planner:
@@ -59,8 +61,13 @@ class Planner:
 
     def handle(self, lease: Lease) -> None:
         """Deal with the events that are due: start planning, rerun jobs, cancel jobs."""
+        now = time.time()
         with self._ledger.read() as db:
-            due = events.due(db, now=time.time(), longest=_BACKOFF[-1])
+            due = events.due(db, now=now, longest=_BACKOFF[-1], longest_failed=_ORTHANC_BACKOFF[-1])
+        if too_late := [event["event_id"] for event in due if event["due_at"] > now]:
+            with self._ledger.write(lease) as db:
+                events.bring_forward(db, too_late, now=now)
+                repairs.count(db, RepairKind.DUE_TOO_LATE, len(too_late), now=now)
         by_study: dict[str, list[RowMapping]] = defaultdict(list)
         for event in due:
             if (event["payload"] or {}).get("jobIds") is None:
@@ -130,9 +137,13 @@ class Planner:
             unavailable = Planned(Ending.UNAVAILABLE, study_id, str(error))
             self._deal(lease, found, partial(self._settle, unavailable, found, ()))
             return
-        if latest is None:
-            with self._ledger.write(lease) as db:
-                studies.set_state(db, study_id, StudyState.PLANNING, now=time.time())
+        now, left = time.time(), events.left_by_others(found, epoch=lease.epoch)
+        with self._ledger.write(lease) as db:
+            events.begin(db, [event["event_id"] for event in found], epoch=lease.epoch)
+            if left:
+                repairs.count(db, RepairKind.EVENT_UNPLANNED, left, now=now)
+            if latest is None:
+                studies.set_state(db, study_id, StudyState.PLANNING, now=now)
         self._children[study_id] = (PlanningChild(task, PLANNING_SECONDS), found)
 
     def _settle(
@@ -142,6 +153,8 @@ class Planner:
         now = time.time()
         study_id, ids = planned.study_id, [event["event_id"] for event in found]
         latest = plans.latest(db, study_id)
+        if planned.last_update is not None:
+            studies.set_last_update(db, {study_id: planned.last_update})
         match planned.ending:
             case Ending.PLANNED:
                 plan_id = adopt(
@@ -173,7 +186,8 @@ class Planner:
             case Ending.FAILED:
                 failures = max(int(event["failures"]) for event in found) + 1
                 reason = f"planning failed ({failures} of {PLANNING_FAILURES}): {planned.reason}"
-                due_at = now + _BACKOFF[min(failures, len(_BACKOFF)) - 1]
+                backoff = _ORTHANC_BACKOFF if planned.orthanc_fails else _BACKOFF
+                due_at = now + backoff[min(failures, len(backoff)) - 1]
                 events.put_off(db, ids, reason, due_at=due_at, counts=True)
                 if failures < PLANNING_FAILURES:
                     if latest is None:
