@@ -1,4 +1,4 @@
-"""What hook and changes cannot tell is found by comparing a real Orthanc's studies with the ledger, and nothing else is."""
+"""What hook and changes cannot tell is found by comparing a real Orthanc with the ledger, and nothing else is."""
 
 import shutil
 from collections.abc import Iterator
