@@ -31,6 +31,16 @@ class StudyContents:
     study_id: str
     study_instance_uid: str
     instances: dict[str, tuple[str, ...]]  # seriesId -> instance ids by (InstanceNumber, SOPInstanceUID)
+    last_update: str = ""  # Orthanc's LastUpdate before they were listed; "" while the study still grows
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """What Orthanc says of a study without looking into it."""
+
+    study_id: str
+    last_update: str  # when its last instance came: a text to compare with an earlier one, to the second
+    is_stable: bool  # also of one that came just before Orthanc was restarted
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,7 @@ class Changes:
     last: int  # seq of the last entry, of the newest one of all where there are no entries
     done: bool
     same_database: bool = True  # False: this is not the database that `since` and `mark` came from
+    gap: bool = False  # neither the entry at `since` nor the one after it is there any more
 
 
 def is_orthanc_id(text: object) -> bool:
@@ -129,6 +140,7 @@ class Orthanc:
         """The study with all its instances, in two calls."""
         _check_id(study_id)
         study = self._rest.json(f"/studies/{study_id}", gone="study")
+        status = self._rest.expect(lambda: _status(study), "a study")
         listed = self._rest.json(f"/studies/{study_id}/instances?expand", gone="study")
 
         def contents() -> StudyContents:
@@ -142,6 +154,7 @@ class Orthanc:
                 study_id=study_id,
                 study_instance_uid=study["MainDicomTags"].get("StudyInstanceUID", ""),
                 instances={series: tuple(i for _, i in sorted(by_series[series])) for series in sorted(by_series)},
+                last_update=status.last_update if status.is_stable else "",
             )
 
         found = self._rest.expect(contents, "a study")
@@ -163,6 +176,11 @@ class Orthanc:
         return self._rest.expect(
             lambda: [str(i) for i in self._rest.json(f"/studies?since={since}&limit={limit}")], "studies"
         )
+
+    def statuses(self, since: int, limit: int) -> list[StudyStatus]:
+        """The same of studies' statuses; fewer than there are where studies are deleted meanwhile."""
+        page = self._rest.json(f"/studies?expand&since={since}&limit={limit}")
+        return self._rest.expect(lambda: [_status(study) for study in page], "studies")
 
     # -- instances
 
@@ -231,11 +249,13 @@ class Orthanc:
                 for e in page["Changes"]
             )
             marked = [entry.mark for entry in entries if entry.seq == since]
+            newer, last = tuple(entry for entry in entries if entry.seq > since), int(page["Last"])
             return Changes(
-                entries=tuple(entry for entry in entries if entry.seq > since),
-                last=int(page["Last"]),
+                entries=newer,
+                last=last,
                 done=bool(page["Done"]),
-                same_database=int(page["Last"]) >= since and (not mark or marked in ([], [mark])),
+                same_database=last >= since and (not mark or marked in ([], [mark])),
+                gap=not marked and (newer[0].seq if newer else last + 1) > since + 1,
             )
 
         return self._rest.expect(read, "changes")
@@ -244,6 +264,11 @@ class Orthanc:
         """Number of the newest change, 0 if there is none."""
         newest = self._rest.json("/changes?last")
         return self._rest.expect(lambda: int(newest["Last"]), "the last change")
+
+    def first_change(self) -> int:
+        """Number of the oldest change there is, 0 if there is none."""
+        oldest = self._rest.json("/changes?since=0&limit=1")
+        return self._rest.expect(lambda: next((int(entry["Seq"]) for entry in oldest["Changes"]), 0), "changes")
 
     def reset(self) -> None:
         """Have it begin anew, in the same process and with all it holds: it reads its configuration again.
@@ -255,6 +280,14 @@ class Orthanc:
     def _file(self, instance_id: str) -> AbstractContextManager[Body]:
         _check_id(instance_id)
         return self._rest.file(f"/instances/{instance_id}/file", gone="instance")
+
+
+def _status(study: Any) -> StudyStatus:
+    """Of a study as Orthanc describes it; raises ValueError or KeyError where it is none."""
+    if not is_orthanc_id(study["ID"]):
+        raise ValueError("no identifier of Orthanc's")
+    # What older versions do not say of themselves, the ledger's column could not hold.
+    return StudyStatus(study["ID"], str(study.get("LastUpdate", ""))[:32], bool(study["IsStable"]))
 
 
 def _check_id(text: str) -> None:

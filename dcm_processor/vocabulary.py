@@ -120,6 +120,7 @@ class EventKind(StrEnum):
     QUIET = "quiet"  # no NewInstance for STABLE_AGE + 10 s
     LIMIT = "limit"  # a study was held back for as long as its rules allow
     RULES = "rules"  # the rules of completeness changed while it was held back
+    FOUND = "found"  # Orthanc compared with the ledger: it held what no other event had told of
     RERUN = "rerun"
     CANCEL = "cancel"
 

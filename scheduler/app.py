@@ -21,6 +21,7 @@ from scheduler.auth import Right, Tokens, require
 from scheduler.explaining import Explainer
 from scheduler.health import health
 from scheduler.intake import intake
+from scheduler.metrics import metrics
 from scheduler.parts import EXTENSION, Explain, Parts, parts
 from scheduler.problems import handle_problems
 from scheduler.readiness import Readiness
@@ -82,6 +83,7 @@ def create_app(
     app.after_request(discard_body)
     app.register_blueprint(intake)
     app.register_blueprint(health)
+    app.register_blueprint(metrics)
     register_api(app)
     return app
 

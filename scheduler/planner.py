@@ -11,13 +11,13 @@ from sqlalchemy import RowMapping
 
 from dcm_processor import identity
 from dcm_processor.errors import DcmProcessorError, RulesError, ServiceError
-from dcm_processor.ledger import Lease, Ledger, attempts, events, plans, retention, studies
+from dcm_processor.ledger import Lease, Ledger, attempts, events, plans, repairs, retention, studies
 from dcm_processor.manifest import ALL, Fault
 from dcm_processor.registry import ServiceRegistry
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from dcm_processor.transport import Transport
-from dcm_processor.vocabulary import EventKind, JobState, StudyState
+from dcm_processor.vocabulary import EventKind, JobState, RepairKind, StudyState
 from scheduler.adoption import adopt, rerun_jobs
 from scheduler.effects import Effects
 from scheduler.planning import Ending, Planned, PlanningChild, task_for
@@ -36,6 +36,8 @@ JOBS_SECONDS = 0.5
 """That one turn may take for what is asked about single jobs: thousands of them keep nothing else waiting."""
 
 _BACKOFF = (2, 5, 15, 30, 60)
+_ORTHANC_BACKOFF = (10, 60, 600, 3600)
+"""Seconds to the next try: where Orthanc has trouble with its disk, so have all the studies that come meanwhile."""
 _FORCED = (EventKind.LIMIT, EventKind.RERUN)  # however incomplete the study is
 
 
@@ -66,9 +68,13 @@ class Planner:
 
         Returns whether some of the jobs' are left for the next turn, which should come at once.
         """
-        until = time.monotonic() + JOBS_SECONDS
+        now, until = time.time(), time.monotonic() + JOBS_SECONDS
         with self._ledger.read() as db:
-            due = events.due(db, now=time.time(), longest=_BACKOFF[-1])
+            due = events.due(db, now=now, longest=_BACKOFF[-1], longest_failed=_ORTHANC_BACKOFF[-1])
+        if too_late := [event["event_id"] for event in due if event["due_at"] > now]:
+            with self._ledger.write(lease) as db:
+                events.bring_forward(db, too_late, now=now)
+                repairs.count(db, RepairKind.DUE_TOO_LATE, len(too_late), now=now)
         services = cache(self._store.load)  # as they are in this turn
         by_study: dict[str, list[RowMapping]] = defaultdict(list)
         spent = left = False
@@ -155,10 +161,14 @@ class Planner:
             unavailable = Planned(Ending.UNAVAILABLE, study_id, str(error))
             self._deal(lease, found, partial(self._settle, unavailable, found, ()))
             return
-        if latest is None:
-            with self._ledger.write(lease) as db:
-                events.meet(db, study_id, StudyState.PLANNING, now=time.time())  # its rows may just have been forgotten
-                studies.set_state(db, study_id, StudyState.PLANNING, now=time.time())
+        now, left = time.time(), events.left_by_others(found, epoch=lease.epoch)
+        with self._ledger.write(lease) as db:
+            events.begin(db, [event["event_id"] for event in found], epoch=lease.epoch)
+            if left:
+                repairs.count(db, RepairKind.EVENT_UNPLANNED, left, now=now)
+            if latest is None:
+                events.meet(db, study_id, StudyState.PLANNING, now=now)  # its rows may just have been forgotten
+                studies.set_state(db, study_id, StudyState.PLANNING, now=now)
         self._children[study_id] = (PlanningChild(task, PLANNING_SECONDS), found)
 
     def _settle(
@@ -169,6 +179,8 @@ class Planner:
         study_id, ids = planned.study_id, [event["event_id"] for event in found]
         latest = plans.latest(db, study_id)
         result, state, settled = planned.reason, StudyState.WAITING, True  # `state` of a study that has no plan yet
+        if planned.last_update is not None:
+            studies.set_last_update(db, {study_id: planned.last_update})
         match planned.ending:
             case Ending.PLANNED:
                 studies.set_unplanned(db, study_id, None)
@@ -202,7 +214,7 @@ class Planner:
                 events.put_off(db, ids, result, due_at=now + _BACKOFF[1], counts=False)
                 settled = False
             case Ending.FAILED:
-                result, settled = _failed(db, found, result, now=now)
+                result, settled = _failed(db, found, planned, now=now)
                 state = StudyState.UNPLANNED if settled else StudyState.WAITING
         if settled:
             events.settle(db, ids, result, now=now)
@@ -214,11 +226,12 @@ class Planner:
         return result
 
 
-def _failed(db: Database, found: Sequence[RowMapping], why: str, *, now: float) -> tuple[str, bool]:
+def _failed(db: Database, found: Sequence[RowMapping], planned: Planned, *, now: float) -> tuple[str, bool]:
     """Have planning tried again later, or give it up; returns it in words, and whether it was given up."""
     failures = max(int(event["failures"]) for event in found) + 1
-    reason = f"planning failed ({failures} of {PLANNING_FAILURES}): {why}"
-    due_at = now + _BACKOFF[min(failures, len(_BACKOFF)) - 1]
+    reason = f"planning failed ({failures} of {PLANNING_FAILURES}): {planned.reason}"
+    backoff = _ORTHANC_BACKOFF if planned.orthanc_fails else _BACKOFF
+    due_at = now + backoff[min(failures, len(backoff)) - 1]
     events.put_off(db, [event["event_id"] for event in found], reason, due_at=due_at, counts=True)
     if failures < PLANNING_FAILURES:
         return reason, False

@@ -85,6 +85,8 @@ class Planned:
     owners: dict[str, bool] = field(default_factory=dict)
     plan: Plan | None = None
     completeness: Judgement = field(default_factory=Judgement)
+    last_update: str | None = None  # of the study as it was read (StudyContents); None: it was not
+    orthanc_fails: bool = False  # it answers, but not about this study: that may take its time
 
 
 def task_for(
@@ -134,10 +136,10 @@ def plan_study(task: PlanningTask, needs: Callable[[float], object] = lambda _: 
     except OrthancUnavailableError as error:
         reason = str(error)
         try:
-            Orthanc.of(task.settings).system()
+            Orthanc.of(task.settings).last_change()
         except TransientError:
             return Planned(Ending.UNAVAILABLE, task.study_id, reason)
-        return Planned(Ending.FAILED, task.study_id, reason)
+        return Planned(Ending.FAILED, task.study_id, reason, orthanc_fails=True)
     except DcmProcessorError as error:
         return Planned(Ending.FAILED, task.study_id, str(error))
     except Exception as error:  # noqa: BLE001 - the child's edge: the controller gets told, whatever it was
@@ -172,15 +174,20 @@ def _plan_study(task: PlanningTask, needs: Callable[[float], object]) -> Planned
     ours = {**task.owners, **asked}
     foreign = {series_id: ids for series_id, ids in study.instances.items() if not ours[series_id]}
     if not foreign:
-        return Planned(Ending.OURS, task.study_id, "holds only what the platform stored", owners=asked)
+        reason = "holds only what the platform stored"
+        return Planned(Ending.OURS, task.study_id, reason, owners=asked, last_update=study.last_update)
     revision = identity.revision(instance for ids in foreign.values() for instance in ids)
     if revision in task.planned:
-        return Planned(Ending.UNCHANGED, task.study_id, f"revision {revision} has its plan", revision, owners=asked)
+        reason = f"revision {revision} has its plan"
+        return Planned(Ending.UNCHANGED, task.study_id, reason, revision, owners=asked, last_update=study.last_update)
     sources = [SeriesSource(series_id, len(ids), orthanc.dataset(ids[0])) for series_id, ids in foreign.items()]
     complete = _completeness(task, sources)
     if complete.until is not None and not task.forced:
         reason = complete.reason
-        return Planned(Ending.HELD, task.study_id, reason, revision, owners=asked, completeness=complete)
+        return Planned(
+            Ending.HELD, task.study_id, reason, revision, owners=asked, completeness=complete,
+            last_update=study.last_update,
+        )  # fmt: skip
     selected = task.settings.HEADER_FIELDS
     headers = build_headers(study.patient_id, task.study_id, sources, selected)
     jobs = order(task.registry)
@@ -188,7 +195,9 @@ def _plan_study(task: PlanningTask, needs: Callable[[float], object]) -> Planned
     outcomes = run_callbacks(jobs, headers, selected, dict(task.folders), task.settings.CALLBACK_TIMEOUT)
     plan = make_plan(task.registry, headers["seriesIds"], outcomes)
     instances = {series_id: list(foreign[series_id]) for series_id in headers["seriesIds"]}
-    return Planned(Ending.PLANNED, task.study_id, "", revision, headers, instances, asked, plan, complete)
+    return Planned(
+        Ending.PLANNED, task.study_id, "", revision, headers, instances, asked, plan, complete, study.last_update
+    )
 
 
 def _completeness(task: PlanningTask, sources: Sequence[SeriesSource]) -> Judgement:

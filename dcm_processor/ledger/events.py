@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dcm_processor.ledger import studies as studies_of
 from dcm_processor.ledger.schema import events, studies
 from dcm_processor.vocabulary import HELD, EventKind, StudyState
+
+_BEGUN = "being planned, by leader "
 
 # Made once: the hook waits for these, and making them costs more than running them.
 _RECORD = insert(events)
@@ -49,20 +51,28 @@ def record(
     return int(result.inserted_primary_key[0])  # type: ignore[index]
 
 
-def meet(db: Connection, study_id: str, state: StudyState, *, now: float, reason: str | None = None) -> bool:
-    """Put a study down unless the ledger has it; returns whether it was new."""
+def meet(
+    db: Connection, study_id: str, state: StudyState, *, now: float, reason: str | None = None, last_update: str = ""
+) -> bool:
+    """Put a study down unless the ledger has it; returns whether it was new.
+
+    `last_update` is Orthanc's of a study that needs no event; "": whatever it is, there is something to plan.
+    """
     values = {"study_id": study_id, "state": state, "reason": reason, "first_seen_at": now, "changed_at": now}
+    values["last_update"] = last_update
     return db.execute(_MEET[db.dialect.name], values).first() is not None
 
 
-def due(db: Connection, *, now: float, longest: float, limit: int = 200) -> Sequence[RowMapping]:
+def due(
+    db: Connection, *, now: float, longest: float, longest_failed: float | None = None, limit: int = 200
+) -> Sequence[RowMapping]:
     """Events that wait to be dealt with, oldest first: `limit` of what Orthanc and clocks tell, and of what people ask.
 
-    One that is put off for more than `longest` seconds is due: the clock was set back since.
+    One that is put off for more than `longest` seconds (`longest_failed` once it has failed) is due: the clock was set
+    back since.
     """
-    waiting = select(events).where(
-        events.c.handled_at.is_(None), (events.c.due_at <= now) | (events.c.due_at > now + longest)
-    )
+    latest = case((events.c.failures > 0, now + (longest_failed or longest)), else_=now + longest)
+    waiting = select(events).where(events.c.handled_at.is_(None), (events.c.due_at <= now) | (events.c.due_at > latest))
     asked = events.c.kind.in_(_ASKED)
     found = [
         row
@@ -88,6 +98,28 @@ def held_since(db: Connection, study_id: str) -> float | None:
 def note_held(db: Connection, event_ids: Sequence[int], *, since: float) -> None:
     """Put down since when the study of these events is held back: limits count from there."""
     db.execute(update(events).where(events.c.event_id.in_(event_ids)).values(payload={"heldSince": since}))
+
+
+def bring_forward(db: Connection, event_ids: Sequence[int], *, now: float) -> None:
+    """Have events be due now that are put off further than they can be."""
+    db.execute(update(events).where(events.c.event_id.in_(event_ids)).values(due_at=now))
+
+
+def waiting_among(db: Connection, study_ids: Sequence[str]) -> set[str]:
+    """Those of the studies (at most 1000) that an event waits for whose handling reads them anew."""
+    query = select(events.c.study_id, events.c.payload)
+    rows = db.execute(query.where(events.c.study_id.in_(study_ids), events.c.handled_at.is_(None)))
+    return {row.study_id for row in rows if (row.payload or {}).get("jobIds") is None}
+
+
+def begin(db: Connection, event_ids: Sequence[int], *, epoch: int) -> None:
+    """Put down that the leader of this epoch plans for these events; see `left_by_others`."""
+    db.execute(update(events).where(events.c.event_id.in_(event_ids)).values(result=f"{_BEGUN}{epoch}"))
+
+
+def left_by_others(found: Sequence[Mapping[Any, Any]], *, epoch: int) -> int:
+    """How many of these waiting events an earlier leader began to plan for, and left."""
+    return sum(str(event["result"]).startswith(_BEGUN) and event["result"] != f"{_BEGUN}{epoch}" for event in found)
 
 
 def settle(db: Connection, event_ids: Sequence[int], result: str, *, now: float) -> None:

@@ -11,6 +11,7 @@ from dcm_processor.errors import LedgerUnavailableError
 from dcm_processor.ledger import attempts, engine, events, studies, views
 from dcm_processor.ledger.attempts import Cancelled
 from dcm_processor.ledger.leases import Lease, check, keep_leader_out
+from dcm_processor.ledger.tally import Tally, tally
 from dcm_processor.ledger.views import Page
 from dcm_processor.vocabulary import EventKind, StudyState
 
@@ -90,6 +91,11 @@ class Ledger:
         """How many studies were in Orthanc before the platform met it, and were not processed since."""
         with self.read() as db:
             return studies.count(db, StudyState.KNOWN)
+
+    def tally(self) -> Tally:
+        """Repairs, studies, jobs and events in numbers."""
+        with self.read() as db:
+            return tally(db)
 
     def study(self, study_id: str) -> dict[str, Any] | None:
         """The study with its plans (newest first), their jobs and attempts; None where it is not known."""

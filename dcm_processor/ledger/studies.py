@@ -10,6 +10,7 @@ from dcm_processor.ledger.schema import facts, series_owners, studies
 from dcm_processor.vocabulary import StudyState
 
 _SET_PLAN = update(studies).where(studies.c.study_id == bindparam("of_study"))
+_SET_LAST_UPDATE = _SET_PLAN.values(last_update=bindparam("last_update"))
 _UNPLANNED = select(studies.c.unplanned, studies.c.hold_until).where(studies.c.study_id == bindparam("study"))
 _SET_STATE = _SET_PLAN.where(
     (studies.c.state != bindparam("other_than")) | studies.c.reason.is_distinct_from(bindparam("and_than"))
@@ -86,9 +87,12 @@ def expected_after(db: Connection, latest: float) -> bool:
     return db.execute(select(studies.c.study_id).where(studies.c.stable_due_at > latest).limit(1)).first() is not None
 
 
-def expect_stable_before(db: Connection, latest: float) -> None:
-    """Have no study count as stable only later than that: the clock was set back since its due time was made."""
-    db.execute(update(studies).where(studies.c.stable_due_at > latest).values(stable_due_at=latest))
+def expect_stable_before(db: Connection, latest: float) -> int:
+    """Have no study count as stable only later than that: the clock was set back since its due time was made.
+
+    Returns how many would have.
+    """
+    return db.execute(update(studies).where(studies.c.stable_due_at > latest).values(stable_due_at=latest)).rowcount
 
 
 def overdue(db: Connection, *, now: float, limit: int = 200) -> Sequence[str]:
@@ -97,6 +101,19 @@ def overdue(db: Connection, *, now: float, limit: int = 200) -> Sequence[str]:
         select(studies.c.study_id).where(studies.c.stable_due_at <= now).order_by(studies.c.stable_due_at).limit(limit)
     )
     return db.execute(query).scalars().all()
+
+
+def seen(db: Connection, study_ids: Sequence[str]) -> dict[str, RowMapping]:
+    """Of those of the studies (at most 1000) that the ledger has: last_update, stable_due_at, hold_until."""
+    columns = (studies.c.study_id, studies.c.last_update, studies.c.stable_due_at, studies.c.hold_until)
+    rows = db.execute(select(*columns).where(studies.c.study_id.in_(study_ids))).mappings()
+    return {row["study_id"]: row for row in rows}
+
+
+def set_last_update(db: Connection, found: Mapping[str, str]) -> None:
+    """Put down Orthanc's LastUpdate of studies as they were when an event told of them, or when they were read."""
+    if found:
+        db.execute(_SET_LAST_UPDATE, [{"of_study": study_id, "last_update": text} for study_id, text in found.items()])
 
 
 def set_plan(

@@ -13,7 +13,7 @@ from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS
 from dcm_processor.job_settings import JobSettings
 from dcm_processor.manifest import Defaults, parse_manifest
 from dcm_processor.settings import Settings
-from dcm_processor.vocabulary import ExitReason, JobState, Level, Verdict
+from dcm_processor.vocabulary import ExitReason, JobState, Level, RepairKind, Verdict
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SERVICES = (CHECKOUT / "docs" / "services.md").read_text()
@@ -147,3 +147,8 @@ def test_the_service_of_the_readme_is_the_version_that_it_says(tmp_path: Path) -
     assert len(found) == 4
     digest = service_tree.digest({part: tmp_path / part for part in service_tree.PARTS})
     assert f"service lungs: installed, version {digest[:12]}\n" in text
+
+
+def test_every_kind_of_repair_is_explained() -> None:
+    table = (CHECKOUT / "docs" / "reliability.md").read_text().partition("## Repairs")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(RepairKind)

@@ -26,6 +26,7 @@ API = [
     ("GET", "/api/v1/services"),
     ("GET", "/api/v1/queues"),
     ("GET", "/api/v1/openapi.json"),
+    ("GET", "/metrics"),
 ]
 DIGEST = "0123456789abcdef0123456789abcdef"
 WORKERS = [
