@@ -243,7 +243,10 @@ class Transport:
         return (order, PlanOrder(**loads(plan))) if plan is not None else None
 
     def claim(self, report: Report) -> bool:
-        """Claim an attempt and say `started`, in one step; False: somebody else has it, or nobody wants it any more."""
+        """Claim an attempt and say `started`, in one step; False: somebody else has it, or nobody wants it any more.
+
+        Nobody does of one whose outcome was taken, or that is to be cancelled, though it was pushed again since.
+        """
         with answers():
             return bool(
                 self._claim(
@@ -252,6 +255,8 @@ class Transport:
                         PREFIX + "claim:" + report.attemptId,
                         REPORTS,
                         ANNOUNCED,
+                        PREFIX + "ack:" + report.attemptId,
+                        PREFIX + "cancel:" + report.attemptId,
                     ],
                     args=[report.claim, dumps(vars(report)), report.attemptId],
                 )
@@ -331,8 +336,8 @@ class answers:  # noqa: N801 - reads as a phrase: `with answers():`
 
 
 _CLAIM = """
--- KEYS: order, claim, reports, announced   ARGV: token, report, attemptId
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+-- KEYS: order, claim, reports, announced, ack, cancel   ARGV: token, report, attemptId
+if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('EXISTS', KEYS[5], KEYS[6]) > 0 then return 0 end
 if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end -- ours: the answer to the first try got lost
 if not redis.call('SET', KEYS[2], ARGV[1], 'NX') then return 0 end
 redis.call('HSET', KEYS[4], ARGV[3], ARGV[1])

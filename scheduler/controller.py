@@ -5,6 +5,7 @@ each turn looks at the ledger, so that a wake that never came costs a second and
 """
 
 import gc
+import math
 import signal
 import sys
 import threading
@@ -79,6 +80,7 @@ class Controller:
         self._logs = LogReceiver(settings.redis_url, self._ledger, settings.logs)
         self._stopped = threading.Event()
         self._due: dict[str, float] = {}
+        self._renewed = math.inf
         self._troubled: set[str] = set()
 
     def stop(self) -> None:
@@ -146,6 +148,8 @@ class Controller:
         )
         for name, step in steps:
             now = time.monotonic()
+            if now > self._renewed + LEASE_SECONDS:  # stopped in the middle of the turn: somebody else may lead
+                self._renew(lease)
             if now < self._due.get(name, 0):
                 continue
             self._due[name] = now + EVERY.get(name, 0)
@@ -154,7 +158,7 @@ class Controller:
                 try:
                     step(effects)
                 finally:  # of a step that fails in the middle, what is committed follows all the same
-                    effects.carry_out(self._ledger, self._transport, self._results, self._store)
+                    effects.carry_out(self._ledger, self._transport, self._results, self._store, lease)
             except LeaseLostError:
                 raise
             except (DcmProcessorError, OSError) as error:  # OSError: DATA is full, away or read-only
@@ -171,6 +175,7 @@ class Controller:
     def _renew(self, lease: Lease) -> None:
         with self._ledger.write(lease) as db:
             leases.renew(db, lease, now=time.time(), seconds=LEASE_SECONDS)
+        self._renewed = time.monotonic()
         show_alive(self._alive_file)
 
     def _handle_events(self, lease: Lease) -> None:
@@ -207,7 +212,7 @@ class Controller:
             except Exception:
                 log.exception("a batch of reports could not be taken; taking them one by one")
                 self._take_one_by_one(lease, reports, effects)
-            effects.carry_out(self._ledger, self._transport, self._results, self._store)
+            effects.carry_out(self._ledger, self._transport, self._results, self._store, lease)
             self._transport.drop(REPORTS, [entry_id for entry_id, _ in entries])
         except (DcmProcessorError, OSError):
             self._stream.again()

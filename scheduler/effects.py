@@ -8,7 +8,8 @@ import structlog
 from sqlalchemy import RowMapping
 
 from dcm_processor.errors import ServiceError, TransportUnavailableError
-from dcm_processor.ledger import Ledger
+from dcm_processor.ledger import Lease, Ledger
+from dcm_processor.ledger.leases import check
 from dcm_processor.store import Store
 from dcm_processor.transport import PlanOrder, Transport
 from scheduler.enqueue import Made, enqueue, orders, plan_order
@@ -56,8 +57,17 @@ class Effects:
             else:
                 mine.extend(theirs)
 
-    def carry_out(self, ledger: Ledger, transport: Transport, results: Results, store: Store) -> None:
-        """Results first, so that whoever depends on them finds them; what would not is left for repair to push."""
+    def carry_out(
+        self, ledger: Ledger, transport: Transport, results: Results, store: Store, lease: Lease | None = None
+    ) -> None:
+        """Results first, so that whoever depends on them finds them; what would not is left for repair to push.
+
+        With a lease: raises LeaseLostError where another leads by now, who has done all of it. One who is stopped after
+        that look does late what is harmless: what is pushed again was claimed before, or is refused (Transport.claim).
+        """
+        if lease is not None and self != Effects():
+            with ledger.read() as db:
+                check(db, lease)
         for attempt_id, folder in self.publish:
             results.publish(attempt_id, folder)
         try:

@@ -1,5 +1,6 @@
 """Jobs' logs: chunks that workers ship through Redis become files under LOGS/jobs."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -74,9 +75,11 @@ class LogReceiver(threading.Thread):
         job = found[1]
         path = log_path(self._logs, job["study_id"], job["job_id"], split_attempt_id(attempt_id)[1])
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            size = file.tell()
+        path.touch()
+        with path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
             if offset <= size < offset + len(chunk):  # else: had before, or a chunk between is missing and comes again
-                file.write(chunk[size - offset :])
+                file.seek(offset)  # not at the end, wherever that is by now: another leader may have written it since
+                file.write(chunk)
                 size = offset + len(chunk)
         self._transport.log_taken(attempt_id, size)

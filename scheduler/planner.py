@@ -125,7 +125,7 @@ class Planner:
                     events.settle(db, ids, result, now=time.time())
                     _give_up(db, found[0]["study_id"], result, now=time.time())
             return result
-        effects.carry_out(self._ledger, self._transport, self._results, self._store)
+        effects.carry_out(self._ledger, self._transport, self._results, self._store, lease)
         return result
 
     def _jobs_event(
