@@ -135,7 +135,7 @@ def test_turns_stay_short_while_ten_thousand_studies_go(
     assert stand.count(schema.attempts) == 0
     figures = (*longest, max(hooks))
     print("longest turn, 99 of 100 turns, longest hook in ms:", *(round(1000 * each) for each in figures))
-    assert longest[1] < max(0.2, 5 * idle[1])  # on a machine that has others to serve, all turns are longer
+    assert longest[1] < max(0.2, 10 * idle[1])  # on a machine that has others to serve, all turns are longer
     assert max(hooks) < 1.7  # a hook's patience
 
 
