@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 PORTION = 100
 """Names of files that one transaction is about."""
-STUDIES = 50
+STUDIES = 20
 """Studies whose rows go in one transaction: the controller's others wait for it."""
 _DAY = 86_400.0
 _GONE = ".gone"
