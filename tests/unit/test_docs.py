@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dcm_processor import service_tree
+from dcm_processor.completeness import parse_rules
 from dcm_processor.contract import AddedParams, Headers, call, interpret
 from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS
 from dcm_processor.job_settings import JobSettings
@@ -134,3 +135,8 @@ def test_the_service_of_the_readme_is_the_version_that_it_says(tmp_path: Path) -
     assert len(found) == 4
     digest = service_tree.digest({part: tmp_path / part for part in service_tree.PARTS})
     assert f"service lungs: installed, version {digest[:12]}\n" in text
+
+
+def test_the_example_of_rules_is_right() -> None:
+    (example,) = blocks((CHECKOUT / "docs" / "completeness.md").read_text(), "json")
+    assert [rule.limit for rule in parse_rules(example)] == [1800]
