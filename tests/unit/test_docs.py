@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dcm_processor import service_tree
+from dcm_processor.completeness import parse_rules
 from dcm_processor.contract import AddedParams, Headers, call, interpret
 from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS
 from dcm_processor.job_settings import JobSettings
@@ -152,3 +153,8 @@ def test_the_service_of_the_readme_is_the_version_that_it_says(tmp_path: Path) -
 def test_every_kind_of_repair_is_explained() -> None:
     table = (CHECKOUT / "docs" / "reliability.md").read_text().partition("## Repairs")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(RepairKind)
+
+
+def test_the_example_of_rules_is_right() -> None:
+    (example,) = blocks((CHECKOUT / "docs" / "completeness.md").read_text(), "json")
+    assert [rule.limit for rule in parse_rules(example)] == [1800]
