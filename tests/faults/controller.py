@@ -1,0 +1,60 @@
+"""The controller as the harness starts it: it gives attempts up sooner, and can do without one of its repairs.
+
+    python -m tests.faults.controller LOST_AFTER [REPAIR | -]
+
+What is switched off shows that it is needed: a seeded run without it fails (`test_repairs_matter.py`).
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+from scheduler import changes, controller, repair, results
+
+Switch = tuple[object, str, Callable[..., Any]]
+
+
+def _nothing(*_: object, **__: object) -> None:
+    return None
+
+
+def _nobody(*_: object, **__: object) -> list[str]:
+    return []
+
+
+def _present(*_: object, **__: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return (), ()
+
+
+def _zero(*_: object, **__: object) -> int:
+    return 0
+
+
+WITHOUT: dict[str, Switch] = {
+    "push": (repair.Repair, "_missing", _present),
+    "lost": (repair.Announcements, "look", _nobody),
+    "plans": (repair.Repair, "plans", _nothing),
+    "results": (results.Results, "repair", _nothing),
+    "changes": (changes.Changes, "_take", _zero),
+    "quiet": (changes.Changes, "overdue", _zero),
+    "keys": (repair.Repair, "keys", _nothing),
+}
+"""By name: the repair that is switched off."""
+
+
+def main() -> int:
+    """Run it."""
+    lost_after, without = float(sys.argv[1]), sys.argv[2]
+    defaults = repair.Repair.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["lost_after"] = lost_after
+    if without == "-":
+        return controller.main()
+    place, name, instead = WITHOUT[without]
+    with patch.object(place, name, instead):
+        return controller.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
