@@ -69,6 +69,8 @@ class Campaign:
         self._scanner = Scanner(stand.network.links["scanner-orthanc"].port, self._studies)
         self._victims = Victims(stand, self._scanner, random.Random(f"{seed}/victims"))
         self._timers: list[threading.Timer] = []
+        self._warm = False  # whether a first study has ended: environments are built, everything answers
+        self._turn = 0  # faults that have struck, or are looking for their victim
         self.result = Result(seed)
 
     def run(self) -> Result:
@@ -77,7 +79,8 @@ class Campaign:
         self._stand.install(self._jobs)
         try:
             self._scanner.start(self._released)
-            self._until(lambda: bool(self._ended()), _WARM, "the first study ends")
+            self._until(self._ended, _WARM, "the first study ends")
+            self._warm = True
             for fault in self._faults:
                 self._strike(fault)
             self._wait_for_timers()
@@ -94,20 +97,16 @@ class Campaign:
 
     def _released(self, study: Study) -> bool:
         """Studies are sent in step with the faults, so that each strikes while there is something to do."""
-        if study.number == 0:
-            return True
-        if not self._ended():
-            return False
-        struck = len(self.result.strikes)
-        share = (struck + 1) / (len(self._faults) + 1)
-        if struck < len(self._faults) and study.number > AHEAD / 3 + share * len(self._studies):
-            return False
-        return self._unended() < AHEAD
+        if not self._warm:
+            return study.number == 0
+        turn = self._turn / max(len(self._faults), 1) if self._turn < len(self._faults) else 1
+        return study.number <= turn * len(self._studies) and self._unended() < AHEAD
 
     def _strike(self, fault: Fault) -> None:
         time.sleep(fault.pause)
         if fault.kind == "down":
             self._wait_for_timers()
+        self._turn += 1
         strike = faults.strike(fault, self._stand, self._victims, self._later)
         self.result.strikes.append(strike)
         self._told(f"{fault}" + (f": it was {strike.doing}" if strike.doing else ""))

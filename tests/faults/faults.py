@@ -13,7 +13,18 @@ from tests.faults.stand import LOST_AFTER, Stand
 from tests.faults.victims import IDLE, Victims
 from tests.waiting import wait_until
 
-PROCESSES = ("orthanc", "redis", "scheduler", "controller", "planning", "worker", "horse", "reaper", "runner")
+PROCESSES = (
+    "orthanc",
+    "redis",
+    "scheduler",
+    "scheduler's child",
+    "controller",
+    "planning",
+    "worker",
+    "horse",
+    "reaper",
+    "runner",
+)
 LINKS = (
     "scheduler-redis",
     "controller-redis",

@@ -14,8 +14,8 @@ from tests.faults.scanner import Scanner
 from tests.faults.stand import Stand
 
 IDLE = "nothing"
-_PATIENCE = 8.0  # seconds in which the victim should come into the middle of something
-_POLL = 0.005
+_PATIENCE = 20.0  # seconds in which the victim should come into the middle of something
+_POLL = 0.002
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Victims:
         """One of this kind in the middle of something; where none is in time, one that is idle; None: there is none."""
         deadline = time.monotonic() + _PATIENCE
         while True:
-            pids = self._stand.pids()
+            pids = self._pids()
             until = time.monotonic() + 0.5  # programs do not change so fast, and asking for them takes time
             found: list[Victim] = []
             while time.monotonic() < until:
@@ -55,6 +55,13 @@ class Victims:
                 time.sleep(_POLL)
             if time.monotonic() > deadline:
                 return self._chance.choice(found) if found else None
+
+    def _pids(self) -> dict[str, int]:
+        pids = self._stand.pids()
+        children: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(pids["scheduler"]).children() if pids["scheduler"] else []
+        return pids | {"scheduler's child": children[0].pid if children else 0}
 
     def _find(self, kind: str, pids: dict[str, int]) -> Iterator[Victim]:
         with suppress(psutil.NoSuchProcess):
@@ -69,11 +76,10 @@ class Victims:
                 case "controller":
                     if pids["controller"]:
                         yield Victim(psutil.Process(pids["controller"]), self._controller(pids["controller"]))
-                case "scheduler":
-                    if pids["scheduler"]:
-                        own = psutil.Process(pids["scheduler"])
+                case "scheduler" | "scheduler's child":
+                    if pids[kind]:
                         doing = "answering the hook" if self._stand.network.links["orthanc-scheduler"].open else IDLE
-                        yield Victim(self._chance.choice([own, *own.children()]), doing)
+                        yield Victim(psutil.Process(pids[kind]), doing)
                 case "orthanc":
                     if pids["orthanc"]:
                         yield Victim(psutil.Process(pids["orthanc"]), "receiving instances" if self._scanner.sending else IDLE)
