@@ -1,8 +1,9 @@
-"""The long run: `python -m tests.faults --seed 1 --studies 500 --faults 200`."""
+"""The long run: `python -m tests.faults --seed 1 --studies 500 --faults 200`. Ctrl-C ends it early, and judges."""
 
 import argparse
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -10,8 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.faults import campaign, report
+from tests.faults import campaign, repairs, report
 from tests.faults.controller import WITHOUT
+from tests.faults.stand import Stand
 
 
 def main() -> int:
@@ -21,7 +23,9 @@ def main() -> int:
     parser.add_argument("--studies", type=int, default=500)
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--workers", type=int, default=3)
-    parser.add_argument("--without", choices=sorted(WITHOUT), default="", help="switch a repair off: the run must fail")
+    parser.add_argument(
+        "--without", nargs="+", choices=sorted(WITHOUT), help="instead: show that these repairs are needed"
+    )
     parser.add_argument("--keep", type=Path, help="an empty folder for all files, which then stay")
     parser.add_argument("--markdown", type=Path, help="write the table into this file too")
     options = parser.parse_args()
@@ -32,10 +36,14 @@ def main() -> int:
     def told(what: str) -> None:
         console.print(f"{time.monotonic() - began:7.1f} s  {what}", highlight=False)
 
-    result = campaign.run(
-        folder, options.seed, options.studies, options.faults,
-        workers=options.workers, without=options.without, told=told,
-    )  # fmt: skip
+    if options.without:
+        shown = repairs.show(folder, options.without, told)
+        return 0 if all(each.without and not each.repaired for each in shown.values()) else 1
+    with Stand(folder, options.workers) as stand:
+        running = campaign.drawn(stand, options.seed, options.studies, options.faults, told)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: running.end())
+        result = running.run()
     report.show(result, console)
     if options.markdown is not None:
         command = shlex.join(["python", "-m", "tests.faults", *sys.argv[1:]])

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -21,11 +20,12 @@ from tests.faults.stand import Stand
 from tests.faults.studies import Study
 from tests.faults.victims import Victims
 
-AHEAD = 30
-"""Studies that may be sent and not ended while faults strike: so many give every worker something to do."""
+AHEAD = 20
+"""Studies that may be sent and not ended while faults strike: they give every worker something to do."""
 _STILL = 240.0  # seconds without any change after which nothing more is waited for
 _CLEAN = 200.0  # seconds in which what is left in Redis and on disks goes
 _WARM = 120.0
+_BEHIND = 60.0  # seconds that faults wait for studies that do not end
 
 Told = Callable[[str], None]
 """Told what happens, in a line."""
@@ -69,6 +69,7 @@ class Campaign:
         self._scanner = Scanner(stand.network.links["scanner-orthanc"].port, self._studies)
         self._victims = Victims(stand, self._scanner, random.Random(f"{seed}/victims"))
         self._timers: list[threading.Timer] = []
+        self._ending = threading.Event()
         self._warm = False  # whether a first study has ended: environments are built, everything answers
         self._turn = 0  # faults that have struck, or are looking for their victim
         self.result = Result(seed)
@@ -79,9 +80,12 @@ class Campaign:
         self._stand.install(self._jobs)
         try:
             self._scanner.start(self._released)
-            self._until(self._ended, _WARM, "the first study ends")
+            self._until(lambda: self._number_ended() > 0, _WARM, "the first study ends")
             self._warm = True
             for fault in self._faults:
+                if self._ending.is_set():
+                    self._cut_short()
+                    break
                 self._strike(fault)
             self._wait_for_timers()
             self._told("everything is healed")
@@ -93,7 +97,17 @@ class Campaign:
         self.result.seconds = time.monotonic() - began
         return self.result
 
+    def end(self) -> None:
+        """Have it end soon: no more studies and faults; what there was is judged. Safe in a signal handler."""
+        self._ending.set()
+
     # -- the steps
+
+    def _cut_short(self) -> None:
+        begun = self._scanner.no_more()
+        self._studies = [study for study in self._studies if study.study_id in begun]
+        self._faults = self._faults[: self._turn]
+        self._told(f"ends early, after {len(self._studies)} studies and {self._turn} faults")
 
     def _released(self, study: Study) -> bool:
         """Studies are sent in step with the faults, so that each strikes while there is something to do."""
@@ -104,6 +118,8 @@ class Campaign:
 
     def _strike(self, fault: Fault) -> None:
         time.sleep(fault.pause)
+        due = len(self._studies) * self._turn / len(self._faults) - AHEAD
+        self._until(lambda: self._number_ended() >= due, _BEHIND, "studies keep up with the faults")
         if fault.kind == "down":
             self._wait_for_timers()
         self._turn += 1
@@ -183,8 +199,9 @@ class Campaign:
 
     # -- looking
 
-    def _ended(self) -> bool:
-        return bool(self._stand.ask("SELECT 1 FROM studies WHERE state IN ('finished', 'failed') LIMIT 1"))
+    def _number_ended(self) -> int:
+        found = self._stand.ask("SELECT count(*) FROM studies WHERE state IN ('finished', 'failed')")
+        return int(found[0][0]) if found else 0
 
     def _unended(self) -> int:
         found = self._stand.ask(
@@ -202,11 +219,7 @@ class Campaign:
         self._told(f"not within {seconds:.0f} s: {what}")
 
 
-def run(
-    folder: Path, seed: int, count: int, number_of_faults: int, *, workers: int = 2, without: str = "", told: Told = print
-) -> Result:
-    """A run of a seed in an empty folder."""
-    with Stand(folder, workers, without) as stand:
-        return Campaign(
-            stand, seed, studies.draw(seed, count), faults.draw(seed, number_of_faults), services.draw(seed), told
-        ).run()
+def drawn(stand: Stand, seed: int, count: int, number_of_faults: int, told: Told = lambda _: None) -> Campaign:
+    """A seed's campaign."""
+    sent, planned, jobs = studies.draw(seed, count), faults.draw(seed, number_of_faults), services.draw(seed)
+    return Campaign(stand, seed, sent, planned, jobs, told)

@@ -1,12 +1,14 @@
 """The controller as the harness starts it: it gives attempts up sooner, and can do without one of its repairs.
 
-    python -m tests.faults.controller LOST_AFTER [REPAIR | -]
+    python -m tests.faults.controller LOST_AFTER FILE
 
-What is switched off shows that it is needed: a seeded run without it fails (`test_repairs_matter.py`).
+FILE names the repair that is switched off, or is empty or not there. What is switched off shows that it is needed
+(`repairs.py`).
 """
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -45,11 +47,12 @@ WITHOUT: dict[str, Switch] = {
 
 def main() -> int:
     """Run it."""
-    lost_after, without = float(sys.argv[1]), sys.argv[2]
+    lost_after, file = float(sys.argv[1]), Path(sys.argv[2])
     defaults = repair.Repair.__init__.__kwdefaults__
     assert defaults is not None
     defaults["lost_after"] = lost_after
-    if without == "-":
+    without = file.read_text() if file.exists() else ""
+    if not without:
         return controller.main()
     place, name, instead = WITHOUT[without]
     with patch.object(place, name, instead):

@@ -112,7 +112,9 @@ def _draw(chance: random.Random, number: int) -> Fault:
             return Fault(number, kind, "everything", pause=pause)
 
 
-def strike(fault: Fault, stand: Stand, victims: Victims, later: Callable[[float, Callable[[], object]], None]) -> Strike:
+def strike(
+    fault: Fault, stand: Stand, victims: Victims, later: Callable[[float, Callable[[], object]], None]
+) -> Strike:
     """Do it; `later(seconds, action)` has what ends it done while others go on."""
     doing = ""
     at = time.time()

@@ -125,7 +125,7 @@ class _StudyJudge:
         rows = {(row["jobName"], row["seriesId"]): row for row in self.active["jobs"]}
         lost = {key for key, row in rows.items() if self._lost_by_rule(row)}
         self.found.counts["jobs"] += len(rows)
-        self.found.counts["lost by rule"] += len(lost)
+        self.found.counts["given up"] += len(lost)
         wanted = expected(self.jobs, self.study, lost)
         for key in wanted.keys() | rows.keys():
             row = rows.get(key)

@@ -25,14 +25,16 @@ def sums(result: Result) -> list[tuple[str, str]]:
     hit, struck = result.hits
     share = f"{100 * hit / struck:.0f} %" if struck else "–"
     states = ", ".join(
-        f"{name.removeprefix('attempts ')} {number}" for name, number in sorted(counts.items()) if " " in name
+        f"{name.removeprefix('attempts ')} {number}"
+        for name, number in sorted(counts.items())
+        if name.startswith("attempts ")
     )
     return [
         ("studies", str(counts["studies"])),
         ("faults", str(len(result.strikes))),
         ("signals that met a process in the middle of something", f"{hit} of {struck} ({share})"),
         ("instances sent again", str(result.sent_again)),
-        ("jobs", str(counts["jobs"])),
+        ("jobs", f"{counts['jobs']} ({counts['given up']} given up, as their workers were lost too often)"),
         ("attempts", f"{counts['attempts']} ({states})"),
         ("callbacks", str(result.callbacks)),
         ("lost", str(judgement.number("lost"))),

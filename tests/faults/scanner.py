@@ -25,6 +25,7 @@ class Scanner:
         """Instances that had to be sent again."""
         self._port = port
         self._waiting = list(studies)
+        self._all = {study.study_id for study in studies}
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run, name=f"scanner {i}", daemon=True) for i in range(lines)]
         self._released: Callable[[Study], bool] = lambda _: True
@@ -34,6 +35,13 @@ class Scanner:
         self._released = released
         for thread in self._threads:
             thread.start()
+
+    def no_more(self) -> set[str]:
+        """Begin no other study; returns the identifiers of those that were begun."""
+        with self._lock:
+            left = {study.study_id for study in self._waiting}
+            self._waiting.clear()
+        return self._all - left
 
     def stop(self) -> None:
         self._stopped.set()

@@ -68,23 +68,25 @@ def draw(seed: int) -> tuple[Job, ...]:
     # a chain over both levels, and a diamond on its end
     jobs = [
         Job("check", "first", Rule("study", declines=10, injects=True), stage="pre", retry=retry, priority="high"),
-        Job("convert", "first", Rule("series", declines=15, transient=10, seconds=0.3, injects=True), retry=retry),
+        Job("convert", "first", Rule("series", declines=40, transient=10, seconds=0.3, injects=True), retry=retry),
         Job("measure", "second", Rule("series", fails=8, seconds=0.2), ("convert",), retry=retry),
-        Job("left", "second", Rule("study", errors=4, seconds=1.0, forks=True, injects=True), ("measure",), retry=retry),
-        Job("right", "third", Rule("study", declines=20, transient=15, seconds=0.5), ("measure",), retry=retry),
+        Job(
+            "left", "second", Rule("study", errors=4, seconds=1.0, forks=True, injects=True), ("measure",), retry=retry
+        ),
+        Job("right", "third", Rule("study", declines=40, transient=15, seconds=0.5), ("measure",), retry=retry),
         Job("join", "third", Rule("study"), ("left", "right"), on_dependency_failure="run", retry=retry),
         Job("report", "third", Rule("study", fails=4), ("*",), stage="post", on_dependency_failure="run", retry=retry),
     ]
     for number in range(chance.randint(1, 3)):
         stage = chance.choice(("main", "main", "post"))
-        earlier = [job.name for job in jobs if STAGES.index(job.stage) <= STAGES.index(stage)]
+        earlier = [j.name for j in jobs if STAGES.index(j.stage) <= STAGES.index(stage) and "*" not in j.depends_on]
         jobs.append(
             Job(
                 f"extra-{number}",
                 chance.choice(("first", "second", "third")),
                 Rule(
                     chance.choice(("study", "series")),
-                    declines=chance.choice((0, 30, 60)),
+                    declines=chance.choice((30, 60, 80)),
                     fails=chance.choice((0, 5)),
                     seconds=chance.choice((0.2, 0.5, 3.0)),
                     forks=chance.random() < 0.3,

@@ -6,7 +6,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -40,9 +39,9 @@ _WORKERS_FIRST = ("worker", "controller", "scheduler", "orthanc", "redis")
 
 
 class Stand:
-    """Everything that runs; `without` names the repair that the controller is to do without."""
+    """Everything that runs."""
 
-    def __init__(self, folder: Path, workers: int, without: str = "") -> None:
+    def __init__(self, folder: Path, workers: int) -> None:
         self.folder = folder
         self.record = folder / "record.jsonl"
         self.network = Network()
@@ -54,7 +53,7 @@ class Stand:
             WORKER_STOP_GRACE=1, **ports,
         )  # fmt: skip
         self._workers = workers
-        self._without = without
+        self._without = folder / "without"
         self._supervisor = Supervisor(self.settings.run / "supervisord.sock")
         self._http = requests.Session()
 
@@ -160,7 +159,7 @@ class Stand:
 
     def _programs(self) -> list[Program]:
         found = [program for program in programs(self.settings, self._workers) if program.name != "dashboard"]
-        controller = (sys.executable, "-m", "tests.faults.controller", str(LOST_AFTER), self._without or "-")
+        controller = (sys.executable, "-m", "tests.faults.controller", str(LOST_AFTER), str(self._without))
         return [replace(each, command=controller) if each.name == "controller" else each for each in found]
 
     def _linked(self, program: Program) -> Program:
@@ -187,6 +186,15 @@ class Stand:
         if emptied:
             shutil.rmtree(self.settings.BASEDIR / "redis" / "appendonlydir", ignore_errors=True)
         self._supervisor.start_stopped()
+
+    def stop_program(self, name: str) -> None:
+        """Stop a program until it is restarted."""
+        self._supervisor.stop([name])
+
+    def switch_off(self, repair: str) -> None:
+        """Have the controller do without a repair (`controller.WITHOUT`); "": it has all of them again."""
+        self._without.write_text(repair)
+        self.restart("controller")
 
     # -- the disk
 
@@ -224,11 +232,14 @@ class Stand:
                 return
             cursor = f"&cursor={page['nextCursor']}"
 
+    @property
+    def ledger(self) -> Path:
+        return self.settings.BASEDIR / "db" / "ledger.sqlite"
+
     def ask(self, question: str) -> list[tuple[Any, ...]]:
         """Look into the ledger; nothing where it is locked."""
-        file = self.settings.BASEDIR / "db" / "ledger.sqlite"
         try:
-            with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=2)) as db:
+            with closing(sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True, timeout=2)) as db:
                 return db.execute(question).fetchall()
         except sqlite3.Error:
             return []
@@ -247,8 +258,3 @@ def _mount(place: Path) -> bool:
         return False
     options = ["-t", "tmpfs", "-o", f"size={DATA_SIZE}", "tmpfs", str(place)]
     return subprocess.run(["mount", *options], capture_output=True, check=False).returncode == 0
-
-
-def now() -> float:
-    """Seconds, for durations."""
-    return time.monotonic()

@@ -72,7 +72,7 @@ def draw(seed: int, count: int) -> list[Study]:
 def _draw(chance: random.Random, seed: int, number: int) -> Study:
     patient, study_uid = f"FAULTS-{seed}-{number}", f"{_ROOT}.{seed}.{number + 1}"
     series = []
-    for which in range(1, chance.choice((1, 1, 2, 2, 3, 4)) + 1):
+    for which in range(1, chance.choice((1, 1, 1, 2, 2, 3)) + 1):
         series_uid = f"{study_uid}.{which}"
         sops = [f"{series_uid}.{instance}" for instance in range(1, chance.randint(1, 6) + 1)]
         instances = tuple(Instance(sop, _orthanc_id(patient, study_uid, series_uid, sop)) for sop in sops)

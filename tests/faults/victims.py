@@ -82,7 +82,9 @@ class Victims:
                         yield Victim(psutil.Process(pids[kind]), doing)
                 case "orthanc":
                     if pids["orthanc"]:
-                        yield Victim(psutil.Process(pids["orthanc"]), "receiving instances" if self._scanner.sending else IDLE)
+                        yield Victim(
+                            psutil.Process(pids["orthanc"]), "receiving instances" if self._scanner.sending else IDLE
+                        )
                 case "redis":
                     if pids["redis"]:
                         yield Victim(psutil.Process(pids["redis"]), self._redis(pids))
