@@ -15,11 +15,13 @@
         ├── OrthancUnavailableError    Orthanc does not answer, or answers with a server error
         │   └── OrthancRefusesError    Orthanc does not take the user's password, or not from this machine
         ├── PeerUnavailableError       a DICOM peer does not answer, or refuses the association
-        ├── DataFullError              DATA has no room for a study's files, inputs or output
         ├── ArchiveCutError            files that come from another host ended before their end
-        ├── SchedulerUnavailableError  the scheduler does not answer a worker, or refuses its token
-        ├── LedgerUnavailableError     the database is locked, full or away
-        └── TransportUnavailableError  Redis does not answer
+        └── OutageError                what the platform stands on is away or full, whatever is asked of it
+            ├── OrthancAwayError           Orthanc answers nothing at all (an OrthancUnavailableError too)
+            ├── DataFullError              DATA has no room for a study's files, inputs or output
+            ├── SchedulerUnavailableError  the scheduler does not answer a worker, or refuses its token
+            ├── LedgerUnavailableError     the database is locked, full or away
+            └── TransportUnavailableError  Redis does not answer
 
 A message names what, why and what to do. It never carries a value of a DICOM element.
 """
@@ -85,7 +87,15 @@ class PeerUnavailableError(TransientError):
     """A DICOM peer does not answer, or refuses the association."""
 
 
-class DataFullError(TransientError):
+class OutageError(TransientError):
+    """What the platform stands on is away or full: no fault of a job, however long it lasts."""
+
+
+class OrthancAwayError(OutageError, OrthancUnavailableError):
+    """Orthanc answers nothing at all, whatever it is asked."""
+
+
+class DataFullError(OutageError):
     """DATA has no room for a study's files, a job's inputs or its output."""
 
 
@@ -93,13 +103,13 @@ class ArchiveCutError(TransientError):
     """Files that come from another host ended before their end."""
 
 
-class SchedulerUnavailableError(TransientError):
+class SchedulerUnavailableError(OutageError):
     """The scheduler does not answer a worker, or refuses its token."""
 
 
-class LedgerUnavailableError(TransientError):
+class LedgerUnavailableError(OutageError):
     """The ledger's database is locked, full or away."""
 
 
-class TransportUnavailableError(TransientError):
+class TransportUnavailableError(OutageError):
     """Redis does not answer."""

@@ -9,6 +9,10 @@ from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
 
 TRANSIENT_RETRIES = 3
 """How often what says "try again" is tried again even where `retry.max` is less."""
+OUTAGE_INTERVALS = (10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 600.0)
+"""Seconds after which an attempt that met an outage is followed by the next."""
+OUTAGE_TRIES = 1000
+"""How often in a row a job may meet an outage, which takes a week; then it fails: nothing waits for ever."""
 JITTER = 0.2
 """A retry comes up to this share later than its interval says: what failed together shall not return together."""
 
@@ -22,6 +26,7 @@ _WORDS = {
     ExitReason.TIMEOUT: "time-out",
     ExitReason.LOST: "worker lost",
     ExitReason.ENVIRONMENT: "the service's environment could not be built",
+    ExitReason.OUTAGE: "an outage",
     ExitReason.FETCH: "the job's files could not be fetched",
     ExitReason.GONE: "what the job needs cannot be had",
     ExitReason.MODULE: "the service's code could not be had",
@@ -31,11 +36,12 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Tries:
-    """How often a job's attempts ended how, before this one."""
+    """How often a job's attempts ended how, before this one; `outages` are those in a row up to now."""
 
     failures: int = 0
     transients: int = 0
     losses: int = 0
+    outages: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Judgement:
     job: JobState  # FINISHED, FAILED, CANCELLED, RETRYING; WAITING: to be queued at once
     attempt: AttemptState
     reason: str | None = None
-    counter: Literal["failures", "transients", "losses"] | None = None
+    counter: Literal["failures", "transients", "losses", "outages"] | None = None
     delay: float = 0
 
 
@@ -64,6 +70,13 @@ def judge(outcome: Outcome, tries: Tries, retry: Retry, chance: float) -> Judgem
                 return Judgement(JobState.WAITING, AttemptState.LOST, counter="losses")
             times = "once" if losses == 1 else f"{losses} times"
             return Judgement(JobState.FAILED, AttemptState.LOST, f"worker lost {times}", "losses")
+        case ExitReason.OUTAGE:
+            if tries.outages >= OUTAGE_TRIES:
+                why = f"{_reason(outcome)} (tried {tries.outages + 1} times)"
+                return Judgement(JobState.FAILED, AttemptState.FAILED, why, "outages")
+            delay = OUTAGE_INTERVALS[min(tries.outages, len(OUTAGE_INTERVALS) - 1)] * (1 + JITTER * chance)
+            why = f"{_reason(outcome)}; tried again until that ends"
+            return Judgement(JobState.RETRYING, AttemptState.HANDED_BACK, why, "outages", delay)
     if outcome.exitReason in _TRANSIENT:
         number, most, counter = tries.transients + 1, max(TRANSIENT_RETRIES, retry.max), "transients"
     else:
@@ -73,14 +86,14 @@ def judge(outcome: Outcome, tries: Tries, retry: Retry, chance: float) -> Judgem
         if number > 1:
             why = f"{why} (tried {number} times)"
         return Judgement(JobState.FAILED, AttemptState.FAILED, why, counter)  # type: ignore[arg-type]
-    interval = retry.interval[min(number, len(retry.interval)) - 1] if retry.interval else 0
+    interval = retry.interval[min(number, len(retry.interval)) - 1]
     delay = interval * (1 + JITTER * chance)
     return Judgement(JobState.RETRYING, AttemptState.FAILED, f"{why}; try {number} of {most} follows", counter, delay)  # type: ignore[arg-type]
 
 
-def longest_delay(retry: Retry) -> float:
-    """Seconds that a retry can lie ahead at most."""
-    return max(retry.interval, default=0) * (1 + JITTER)
+def longest_delay(retry: Retry, outages: int) -> float:
+    """Seconds that the next attempt can lie ahead at most, of a job that met so many outages in a row."""
+    return max(OUTAGE_INTERVALS if outages else retry.interval) * (1 + JITTER)
 
 
 def _reason(outcome: Outcome) -> str:

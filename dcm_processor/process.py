@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,13 @@ def adopt_orphans() -> None:
     """Make this process the parent of every descendant that outlives its own parent (PR_SET_CHILD_SUBREAPER)."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def suspended_seconds() -> float:
+    """How long this machine was suspended since it was started (clock_gettime(2): boot time against monotonic)."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def show_alive(file: Path | None) -> None:

@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     DEFAULT_LEVEL: Level = Level.STUDY
     HEADER_FIELDS: Words = DEFAULT_HEADER_FIELDS
     CALLBACK_TIMEOUT: Annotated[float, Field(gt=0)] = 10
+    LOST_AFTER: Annotated[float, Field(ge=15)] = 60
     WORKER_STOP_GRACE: Annotated[float, Field(ge=0)] = 10
     RUN_SCRIPTS: bool = False
     WORKER_UID: Annotated[int, Field(ge=0)] | None = None

@@ -92,6 +92,7 @@ class ExitReason(StrEnum):
     HANDED_BACK = "handed_back"  # the worker was told to stop, or has a script.sh to run first
     LOST = "lost"  # no announcement, or a SIGKILL that neither we nor an OOM kill sent
     ENVIRONMENT = "environment"  # the service's environment could not be built
+    OUTAGE = "outage"  # Orthanc, the scheduler, an index of packages or a disk was away or full
     FETCH = "fetch"  # the study's files, or the job's inputs, could not be fetched
     GONE = "gone"  # what the job needs cannot be had, however often it is tried: Orthanc holds it no longer
     MODULE = "module"  # the module's code could not be had

@@ -88,6 +88,7 @@ def rerun_jobs(
             "failures": 0,
             "transients": 0,
             "losses": 0,
+            "outages": 0,
             "due_at": None,
             "cancel_asked_at": None,
         }
@@ -174,6 +175,7 @@ def _row(plan_id: str, study_id: str, planned: PlannedJob, reused: RowMapping | 
         "failures": 0,
         "transients": 0,
         "losses": 0,
+        "outages": 0,
         "due_at": None,
         "created_at": now,
         "started_at": reused["started_at"] if reused is not None and state is not JobState.WAITING else None,

@@ -15,13 +15,14 @@ from multiprocessing.connection import wait
 import structlog
 
 from dcm_processor.errors import DcmProcessorError, TransientError
-from dcm_processor.ledger import Lease, LeaseLostError, Ledger, leases
+from dcm_processor.ledger import Lease, LeaseLostError, Ledger, leases, repairs
 from dcm_processor.logging import set_up_logging
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.process import show_alive
 from dcm_processor.settings import Settings, checkout_from_environment
 from dcm_processor.store import Store
 from dcm_processor.transport import REPORTS, Report, Transport, parse_report
+from dcm_processor.vocabulary import RepairKind
 from scheduler import outcomes
 from scheduler.changes import Changes
 from scheduler.effects import Effects
@@ -42,10 +43,10 @@ TICK = 1.0
 EVERY = {
     "renew": LEASE_SECONDS / 3,
     "attempts": 5.0,
-    "plans": 60.0,
+    "plans": 5.0,
     "clocks": 60.0,
     "results": 60.0,
-    "keys": 60.0,
+    "keys": 15.0,
     "versions": 3600.0,
 }
 """Seconds between two runs of a step; the others run every turn."""
@@ -65,7 +66,7 @@ class Controller:
         self._stable_age = settings.STABLE_AGE
         self._alive_file = settings.ALIVE_FILE
         self._stream = StreamReader(settings.redis_url)
-        self._repair = Repair(self._ledger, self._transport, emptied=self._stream.again)
+        self._repair = Repair(self._ledger, self._transport, lost_after=settings.LOST_AFTER, emptied=self._stream.again)
         self._logs = LogReceiver(settings.redis_url, self._ledger, settings.logs)
         self._stopped = threading.Event()
         self._due: dict[str, float] = {}
@@ -126,8 +127,8 @@ class Controller:
             ("attempts", lambda effects: self._repair_attempts(lease, effects)),
             ("clocks", lambda _: self._repair.clocks(lease)),
             ("plans", lambda effects: self._repair.plans(lease, effects)),
-            ("results", lambda _: self._results.repair(self._ledger)),
-            ("keys", self._repair.keys),
+            ("results", lambda _: self._repair_results(lease)),
+            ("keys", lambda effects: self._repair.keys(lease, effects)),
             ("versions", lambda _: self._versions.begin()),
         )
         for name, step in steps:
@@ -162,7 +163,12 @@ class Controller:
     def _repair_attempts(self, lease: Lease, effects: Effects) -> None:
         self._repair.attempts(lease, effects)
         if effects.ready:  # an interrupted predecessor may not have published what these depend on
-            self._results.repair(self._ledger)
+            self._repair_results(lease)
+
+    def _repair_results(self, lease: Lease) -> None:
+        if published := self._results.repair(self._ledger):
+            with self._ledger.write(lease) as db:
+                repairs.count(db, RepairKind.RESULT_UNPUBLISHED, published, now=time.time())
 
     def _take_reports(self, lease: Lease) -> None:
         """All reports that came, in one transaction; one by one where one of them spoils it."""

@@ -7,11 +7,11 @@ import structlog
 from sqlalchemy import Connection, RowMapping
 
 from dcm_processor.judgement import Tries, judge
-from dcm_processor.ledger import attempts, plans
+from dcm_processor.ledger import attempts, plans, repairs
 from dcm_processor.manifest import JobSettings
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Report
-from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
+from dcm_processor.vocabulary import AttemptState, ExitReason, JobState, RepairKind
 from scheduler.effects import Effects
 from scheduler.enqueue import result_folder
 
@@ -36,6 +36,7 @@ def take(db: Connection, report: Report, effects: Effects, *, now: float) -> Non
             effects.cancel.append(report.attemptId)
         return
     if state not in (AttemptState.QUEUED, AttemptState.STARTED):
+        repairs.count(db, RepairKind.OUTCOME_OLD, now=now)
         effects.accepted.append(report.attemptId)  # it ended before: sent twice, or a lost one that came back
         return
     left_out: list[str] = []
@@ -70,7 +71,7 @@ def end(
     attempt, job = found
     attempt_id = attempt["attempt_id"]
     settings = JobSettings.from_json(job["settings"])
-    tries = Tries(job["failures"], job["transients"], job["losses"])
+    tries = Tries(job["failures"], job["transients"], job["losses"], job["outages"])
     judgement = judge(outcome, tries, settings.retry, random.random())  # noqa: S311 - jitter, no secret
     state, reason = judgement.job, judgement.reason
     if not state.ended and not plans.is_active(db, job["plan_id"]):
@@ -92,6 +93,8 @@ def end(
     job_values: dict[str, Any] = {"state": state, "reason": _shortened(reason, _LINE)}
     if judgement.counter:
         job_values[judgement.counter] = job[judgement.counter] + 1
+    if judgement.counter != "outages":
+        job_values["outages"] = 0
     if state is JobState.RETRYING:
         job_values["due_at"] = now + judgement.delay
     elif state.ended:

@@ -67,18 +67,18 @@ def deciding(ledger: Ledger, lease: Lease, effects: Effects) -> Iterator[tuple[C
     effects.add(own)
 
 
-def progress(db: Connection, study_id: str, effects: Effects, finished: Sequence[JobRow] = (), *, now: float) -> None:
+def progress(db: Connection, study_id: str, effects: Effects, finished: Sequence[JobRow] = (), *, now: float) -> bool:
     """Take the study's active plan on, in one transaction: skip what never will run, queue what may, end what ended.
 
     Where it is known that nothing has changed but that `finished` jobs have, only what these concern is looked at.
-    Doing it again changes nothing.
+    Doing it again changes nothing. Returns whether there was something to do.
     """
     plan = plans.active(db, study_id)
     if plan is None:
-        return
+        return False
     if plan["runs"] and not plan["waits"]:
         studies.set_state(db, study_id, StudyState.RUNNING, now=now)  # others run, and nobody waits for this one
-        return
+        return False
     series = _concerned(db, plan["plan_id"], finished)
     rows = _taken_over(db, plans.outline(db, plan["plan_id"], series))
     blocked = plans.predecessor_runs(db, study_id, plan["plan_id"])
@@ -90,12 +90,14 @@ def progress(db: Connection, study_id: str, effects: Effects, finished: Sequence
     if decision.ended and (unplanned := studies.unplanned(db, study_id)) is not None:
         state, reason = StudyState.UNPLANNED, unplanned
     studies.set_state(db, study_id, state, reason=reason, now=now)
-    if decision.ended and plan["ended_at"] is None:
+    ends = decision.ended and plan["ended_at"] is None
+    if ends:
         plans.end(db, plan["plan_id"], now=now)
         effects.ended_plans.append(plan["plan_id"])
     if ready:
         apply(decision, rows, now=now)
         effects.orders.append(orders_of(rows, plans.jobs_by_id(db, study_id, ready)))
+    return bool(ready or decision.skipped or ends)
 
 
 def _concerned(db: Connection, plan_id: str, finished: Sequence[JobRow]) -> set[str]:

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 import structlog
@@ -11,31 +11,41 @@ from rq.serializers import JSONSerializer
 
 from dcm_processor.errors import TransportUnavailableError
 from dcm_processor.judgement import longest_delay
-from dcm_processor.ledger import Lease, Ledger, attempts, plans
+from dcm_processor.ledger import Lease, Ledger, attempts, plans, repairs
 from dcm_processor.manifest import JobSettings
 from dcm_processor.outcome import Outcome
+from dcm_processor.process import suspended_seconds
 from dcm_processor.transport import ANNOUNCE_INTERVAL, MARKER, Transport, answers
-from dcm_processor.vocabulary import AttemptState, ExitReason
+from dcm_processor.vocabulary import AttemptState, ExitReason, RepairKind
 from scheduler.effects import Effects
 from scheduler.outcomes import end
-from scheduler.progress import deciding
+from scheduler.progress import deciding, progress
 
 log = structlog.get_logger()
 
-LOST_AFTER = 60.0
-"""Seconds without announcement, all through which Redis could be read, after which a started attempt is lost."""
 BLIND_AFTER = 3 * ANNOUNCE_INTERVAL
 """Seconds between two looks after which the time between them does not count: the controller itself was away."""
+SLEPT_AFTER = 1.0
+"""Seconds that the machine was suspended after which the time since the last look does not count either."""
 QUEUED_GRACE = 10.0
 """Seconds after which a queued attempt should be in a queue, or claimed."""
-SCANS = 20
+SCANS = 5
 """Steps through Redis's keys in one look for those that should be gone."""
+PUSHED = 1000
+"""Attempts that are pushed again in one look, the oldest first."""
+SWEPT = 10
+"""Plans looked at in one look of which something is on its way."""
+SWEEP_SECONDS = 0.05
+"""After which plans of which nothing is on its way are left for the next look."""
 
 
 class Announcements:
-    """Who was heard of when, by this controller's own monotonic clock. Pure: time and observations come in."""
+    """Who was heard of when, by this controller's own monotonic clock. Pure: time and observations come in.
 
-    def __init__(self, lost_after: float = LOST_AFTER, blind_after: float = BLIND_AFTER) -> None:
+    An attempt is lost that said nothing for `lost_after` seconds, all through which Redis could be read.
+    """
+
+    def __init__(self, lost_after: float, blind_after: float = BLIND_AFTER) -> None:
         self._lost_after = lost_after
         self._blind_after = blind_after
         self._seen: dict[str, tuple[str | None, float]] = {}
@@ -72,8 +82,9 @@ class Repair:
         ledger: Ledger,
         transport: Transport,
         *,
-        lost_after: float = LOST_AFTER,
+        lost_after: float,
         clock: Callable[[], float] = time.monotonic,
+        suspended: Callable[[], float] = suspended_seconds,
         emptied: Callable[[], object] = lambda: None,
     ) -> None:
         """`emptied` is called once Redis turned out to be new or emptied: its streams count anew."""
@@ -81,8 +92,12 @@ class Repair:
         self._transport = transport
         self._clock = clock
         self._emptied = emptied
+        self._lost_after = lost_after
         self._announcements = Announcements(lost_after)
+        self._suspended, self._slept = suspended, suspended()
         self._cursor = 0  # in Redis's keys
+        self._swept = ""  # the last study whose plan was looked at
+        self._had: set[str] = set()  # queued attempts that somebody had at the last look
         self._emptied_at: float | None = None
         self._missed: set[str] = set()
         self._pushed: set[str] = set()  # told of in the log
@@ -96,38 +111,52 @@ class Repair:
             self._look_for_emptying()
             announced = self._transport.announcements()
             with self._ledger.read() as db:
-                started = attempts.in_state(db, AttemptState.STARTED)
-                queued = attempts.in_state(db, AttemptState.QUEUED)
+                started = attempts.started(db)
+                queued = {row[0]: row for row in attempts.queued(db)}
             now = time.time()
-            old = {
-                row["attempt_id"]: row["queue"] for row in queued if not now - QUEUED_GRACE < row["queued_at"] <= now
-            }
+            old = {id_: queue for id_, _, _, queue, at in queued.values() if not now - QUEUED_GRACE < at <= now}
             missing, claimed = self._missing(old)
         except TransportUnavailableError:
             self._announcements.blind()
             self._missed.clear()
             raise
-        for row in queued:
-            if row["attempt_id"] in announced or row["attempt_id"] in claimed:
-                with deciding(self._ledger, lease, effects) as (db, _):
-                    found = attempts.get(db, row["attempt_id"])
-                    if found is not None and found[0]["state"] == AttemptState.QUEUED:
-                        attempts.start(db, found[0], now=time.time())
+        self._start_unreported(lease, effects, (announced.keys() & queued.keys()) | claimed)
         effects.cancel.extend(row["attempt_id"] for row in started if row["cancel_asked_at"] is not None)
-        for attempt_id in self._announcements.look([row["attempt_id"] for row in started], announced, self._clock()):
+        if self._suspended() - self._slept > SLEPT_AFTER:
+            self._announcements.blind()  # so was its worker, if it is on this machine
+        self._slept = self._suspended()
+        lost = self._announcements.look([row["attempt_id"] for row in started], announced, self._clock())
+        self._end_lost(lease, effects, lost)
+        self._pushed &= queued.keys()
+        if missing:
+            with self._ledger.write(lease) as db:
+                repairs.count(db, RepairKind.ATTEMPT_UNKNOWN, len(missing), now=now)
+        for attempt_id in missing:
+            if attempt_id not in self._pushed:
+                log.warning("a queued attempt that Redis does not know is pushed", attemptId=attempt_id)
+            self._pushed.add(attempt_id)
+            _, job_id, plan_id, _, _ = queued[attempt_id]
+            effects.ready[plan_id].append(job_id)
+
+    def _start_unreported(self, lease: Lease, effects: Effects, had: set[str]) -> None:
+        """Of queued attempts that somebody has, start those of which that was so at the last look already."""
+        for attempt_id in had & self._had:
+            with deciding(self._ledger, lease, effects) as (db, _):
+                found = attempts.get(db, attempt_id)
+                if found is not None and found[0]["state"] == AttemptState.QUEUED:
+                    attempts.start(db, found[0], now=time.time())
+                    repairs.count(db, RepairKind.ATTEMPT_UNREPORTED, now=time.time())
+        self._had = had
+
+    def _end_lost(self, lease: Lease, effects: Effects, lost: Iterable[str]) -> None:
+        for attempt_id in lost:
             with deciding(self._ledger, lease, effects) as (db, own):
                 found = attempts.get(db, attempt_id)
                 if found is not None and found[0]["state"] == AttemptState.STARTED:
                     log.warning("attempt lost: its worker was not heard of", attemptId=attempt_id)
-                    outcome = Outcome(ExitReason.LOST, error=f"no announcement for {LOST_AFTER:.0f} s")
+                    outcome = Outcome(ExitReason.LOST, error=f"no announcement for {self._lost_after:.0f} s")
                     end(db, found, outcome, own, now=time.time())
-        self._pushed &= {row["attempt_id"] for row in queued}
-        for row in queued:
-            if row["attempt_id"] in missing:
-                if row["attempt_id"] not in self._pushed:
-                    log.warning("a queued attempt that Redis does not know is pushed", attemptId=row["attempt_id"])
-                self._pushed.add(row["attempt_id"])
-                effects.ready[row["plan_id"]].append(row["job_id"])
+                    repairs.count(db, RepairKind.ATTEMPT_LOST, now=time.time())
 
     def retries(self, lease: Lease, effects: Effects) -> None:
         """Queue the next attempt of jobs whose interval passed."""
@@ -146,21 +175,43 @@ class Repair:
         now = time.time()
         with self._ledger.read() as db:
             retrying = attempts.retrying(db, after=now)
-        latest = {row["job_id"]: now + longest_delay(JobSettings.from_json(row["settings"]).retry) for row in retrying}
+        latest = {
+            row["job_id"]: now + longest_delay(JobSettings.from_json(row["settings"]).retry, row["outages"])
+            for row in retrying
+        }
         if ahead := [row["job_id"] for row in retrying if row["due_at"] > latest[row["job_id"]]]:
             with self._ledger.write(lease) as db:
                 for job_id in ahead:
                     attempts.set_job(db, job_id, {"due_at": latest[job_id]})
+                repairs.count(db, RepairKind.DUE_TOO_LATE, len(ahead), now=now)
 
     def plans(self, lease: Lease, effects: Effects) -> None:
-        """Take every plan on that has not ended: what an interrupted controller, or another hand, left standing."""
-        with self._ledger.read() as db:
-            unended = plans.unended(db)
-        for study_id in unended:
-            with deciding(self._ledger, lease, effects) as (_, own):
-                own.touched.append(study_id)
+        """Take on plans that stand still: an interrupted controller, or another hand, left them so.
 
-    def keys(self, effects: Effects) -> None:
+        Those of which nothing is on its way come first; the others, whose next outcome would do it, some at a time.
+        """
+        with self._ledger.read() as db:
+            idle = plans.idle(db)
+            some = plans.unended(db, self._swept, SWEPT)
+        self._swept = some[-1] if len(some) == SWEPT else ""
+        until = self._clock() + SWEEP_SECONDS
+        for study_id in idle:
+            self._take_on(lease, effects, study_id)
+            if self._clock() > until:
+                break
+        for study_id in some:
+            self._take_on(lease, effects, study_id)
+
+    def _take_on(self, lease: Lease, effects: Effects, study_id: str) -> None:
+        own, now = Effects(), time.time()
+        with self._ledger.write(lease) as db:
+            if went_on := progress(db, study_id, own, now=now):
+                repairs.count(db, RepairKind.PLAN_STALLED, now=now)
+        if went_on:
+            log.warning("a plan that stood still goes on", studyId=study_id)
+        effects.add(own)
+
+    def keys(self, lease: Lease, effects: Effects) -> None:
         """Have Redis forget plans and attempts that have ended, where it was away when they did; some at a time.
 
         An ended attempt that somebody still runs is to be cancelled.
@@ -180,6 +231,9 @@ class Repair:
             unwanted = attempt_ids - attempts.unended_among(db, sorted(attempt_ids))
         if ended_plans or unwanted:
             log.info("Redis is to forget what has ended", plans=len(ended_plans), attempts=len(unwanted))
+        if unwanted:
+            with self._ledger.write(lease) as db:
+                repairs.count(db, RepairKind.ATTEMPT_UNWANTED, len(unwanted), now=time.time())
         effects.ended_plans.extend(ended_plans)
         effects.cancel.extend(unwanted & set(announced))
         effects.unwanted.extend(unwanted)
@@ -194,14 +248,14 @@ class Repair:
             self._announcements.blind()
             self._missed.clear()
 
-    def _missing(self, queued: Mapping[str, str]) -> tuple[Collection[str], Collection[str]]:
+    def _missing(self, queued: Mapping[str, str]) -> tuple[Sequence[str], set[str]]:
         """Of queued attempts (id -> queue), those that neither a queue nor a worker has, seen so twice in a row.
 
         And those that are in no queue because a worker has claimed them.
         """
         if not queued:
             self._missed.clear()
-            return (), ()
+            return (), set()
         present: set[str] = set()
         with answers():
             for name in set(queued.values()):
@@ -212,7 +266,7 @@ class Repair:
         claimed = {attempt_id for attempt_id in absent if claims[attempt_id]}
         if self._emptied_at is not None and self._clock() - self._emptied_at < BLIND_AFTER:
             return (), claimed
-        missed = set(absent) - claimed
-        twice = missed & self._missed
-        self._missed = missed - twice
+        missed = [attempt_id for attempt_id in absent if attempt_id not in claimed]
+        twice = [attempt_id for attempt_id in missed if attempt_id in self._missed][:PUSHED]
+        self._missed = set(missed).difference(twice)
         return twice, claimed

@@ -52,8 +52,10 @@ class Results:
         """
         return data_id.make(self._data)
 
-    def publish(self, attempt_id: str, folder: str) -> None:
+    def publish(self, attempt_id: str, folder: str) -> bool:
         """Rename the attempt's output to `folder` (relative to DATA), what was there aside; again is harmless.
+
+        Returns whether it is in its place now.
 
         A crash between the two renames leaves the output under its attempt, and `repair` does the rest; so it does
         where the system refuses a rename, which is told once.
@@ -69,14 +71,18 @@ class Results:
             if folder in self._unpublished:
                 log.info("results are in their place now", attemptId=attempt_id, folder=folder)
             self._unpublished.pop(folder, None)
+        return folder not in self._unpublished
 
     def lacks(self, inputs: Mapping[str, Any]) -> bool:
         """Whether results are not in their place yet that stand among an order's `inputs`."""
         folders = (each.values() if isinstance(each, Mapping) else (each,) for each in inputs.values())
         return any(folder in self._unpublished for each in folders for folder in each)
 
-    def repair(self, ledger: Ledger) -> None:
-        """Publish what was accepted and not published, in that order: the controller was interrupted, or could not."""
+    def repair(self, ledger: Ledger) -> int:
+        """Publish what was accepted and not published, in that order: the controller was interrupted, or could not.
+
+        Returns how many were published.
+        """
         try:
             with os.scandir(self._data / ATTEMPTS) as entries:
                 folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -89,8 +95,8 @@ class Results:
         with ledger.read() as db:
             finished = attempts.finished_among(db, names)
         unpublished = [(result_folder(job), attempt_id) for attempt_id, job in finished.items()]
-        for folder, attempt_id in unpublished + [each for each in self._unpublished.items() if each[1] not in finished]:
-            self.publish(attempt_id, folder)
+        unpublished += [each for each in self._unpublished.items() if each[1] not in finished]
+        return sum(self.publish(attempt_id, folder) for folder, attempt_id in unpublished)
 
     def _publish(self, made: Path, place: Path) -> None:
         self._make_way(made, place.parent)

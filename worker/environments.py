@@ -23,7 +23,7 @@ import structlog
 import uv
 
 from dcm_processor.environment_key import DEFAULT_REQUIREMENTS, PYTHON, environment_key
-from dcm_processor.errors import PermanentError, TransientError
+from dcm_processor.errors import OutageError, PermanentError
 from dcm_processor.settings import Settings
 from worker import surroundings
 from worker.contained import Command, Contained, End
@@ -52,7 +52,7 @@ class EnvironmentFailedError(PermanentError):
         self.tail = tail
 
 
-class EnvironmentUnavailableError(TransientError):
+class EnvironmentUnavailableError(OutageError):
     """An index, the network or the disk failed; `tail` is the end of the build log."""
 
     def __init__(self, message: str, tail: str) -> None:

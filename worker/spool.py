@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Self
 
 from dcm_processor import service_tree
-from dcm_processor.errors import TransientError
+from dcm_processor.errors import OutageError, TransientError
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Report
 
 _ROOM = 16 * 1024
 
 
-class SpoolError(TransientError):
+class SpoolError(OutageError):
     """The spool cannot take what is to be kept; the message says why."""
 
 

@@ -27,7 +27,13 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from dcm_processor.errors import DataFullError, OrthancUnavailableError, PermanentError, StudyGoneError
+from dcm_processor.errors import (
+    DataFullError,
+    OrthancAwayError,
+    OrthancUnavailableError,
+    PermanentError,
+    StudyGoneError,
+)
 from dcm_processor.orthanc import Orthanc, StoredFile, is_orthanc_id
 from dcm_processor.settings import Settings
 from dcm_processor.transport import Order, PlanOrder
@@ -37,9 +43,19 @@ CONNECTIONS = 4
 
 
 def provide(settings: Settings, order: Order, plan: PlanOrder) -> Path:
-    """`dicom_dir` of an attempt; raises what `fetch` raises."""
+    """`dicom_dir` of an attempt.
+
+    Raises what `fetch` raises, OrthancAwayError where Orthanc does not even say who it is.
+    """
     with Orthanc.of(settings, connections=CONNECTIONS) as orthanc:
-        return fetch(orthanc, settings.data, plan, order.seriesId)
+        try:
+            return fetch(orthanc, settings.data, plan, order.seriesId)
+        except OrthancUnavailableError as error:
+            try:
+                orthanc.system()
+            except OrthancUnavailableError:
+                raise OrthancAwayError(str(error)) from error
+            raise
 
 
 def fetch(

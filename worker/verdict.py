@@ -1,10 +1,11 @@
 """From how an attempt came to its end to its outcome. Pure."""
 
+import errno
 import traceback
 from typing import Any
 
 from dcm_processor.contract import TRANSIENT_EXIT
-from dcm_processor.errors import DcmProcessorError, PermanentError, ServiceError
+from dcm_processor.errors import DcmProcessorError, OutageError, PermanentError, ServiceError
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Order
 from dcm_processor.vocabulary import ExitReason
@@ -12,6 +13,11 @@ from worker.contained import End
 from worker.environments import EnvironmentFailedError, EnvironmentUnavailableError
 
 _SIGKILL = 9
+_OUTAGES = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENFILE, errno.EMFILE,
+     errno.ENOMEM, errno.EAGAIN}
+)  # fmt: skip
+"""What a system says of a disk, a mount or itself that has nothing to do with what was asked of it."""
 _SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 
 
@@ -50,8 +56,8 @@ def outcome_of(end: End, order: Order, start_timeout: float) -> Outcome:
 def outcome_of_error(error: Exception, phase: str) -> Outcome:
     """The outcome of an attempt that did not get as far as its function.
 
-    A service's own faults are permanent, and so is what Orthanc no longer holds; what else failed on this host, or
-    between it and others, may pass.
+    A service's own faults are permanent, and so is what Orthanc no longer holds. What the platform stands on comes back
+    some time; what else failed on this host, or between it and others, may pass.
     """
     details: dict[str, Any] = {"phase": phase}
     if isinstance(error, EnvironmentFailedError | EnvironmentUnavailableError):
@@ -60,6 +66,8 @@ def outcome_of_error(error: Exception, phase: str) -> Outcome:
         reason = ExitReason.ENVIRONMENT
     elif isinstance(error, ServiceError):
         reason = ExitReason.MODULE
+    elif isinstance(error, OutageError) or (isinstance(error, OSError) and error.errno in _OUTAGES):
+        reason = ExitReason.OUTAGE
     elif phase == "inputs":  # the scheduler may yet publish what it does not know
         reason = ExitReason.FETCH
     elif isinstance(error, PermanentError):

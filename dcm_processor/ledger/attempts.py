@@ -129,13 +129,17 @@ def skip(db: Connection, skipped: Sequence[tuple[str, str]], *, now: float) -> N
         )
 
 
-def in_state(db: Connection, state: AttemptState) -> Sequence[RowMapping]:
-    """Attempts in a state, each with its job's plan_id, queue and cancel_asked_at."""
-    query = select(attempts, jobs.c.plan_id, jobs.c.queue, jobs.c.cancel_asked_at).join(
-        jobs, jobs.c.job_id == attempts.c.job_id
-    )
-    query = query.where(attempts.c.state == state)
-    return db.execute(query.order_by(attempts.c.queued_at)).mappings().all()
+def started(db: Connection) -> Sequence[RowMapping]:
+    """Started attempts: attempt_id, and cancel_asked_at of the job."""
+    query = select(attempts.c.attempt_id, jobs.c.cancel_asked_at).join(jobs, jobs.c.job_id == attempts.c.job_id)
+    return db.execute(query.where(attempts.c.state == AttemptState.STARTED)).mappings().all()
+
+
+def queued(db: Connection) -> Sequence[tuple[str, str, str, str, float]]:
+    """Queued attempts, oldest first: attempt_id, job_id, plan_id, queue, queued_at."""
+    query = select(attempts.c.attempt_id, jobs.c.job_id, jobs.c.plan_id, jobs.c.queue, attempts.c.queued_at)
+    query = query.join(jobs, jobs.c.job_id == attempts.c.job_id).where(attempts.c.state == AttemptState.QUEUED)
+    return [tuple(row) for row in db.execute(query.order_by(attempts.c.queued_at))]
 
 
 def retries_due(db: Connection, *, now: float) -> Sequence[RowMapping]:
@@ -144,8 +148,8 @@ def retries_due(db: Connection, *, now: float) -> Sequence[RowMapping]:
 
 
 def retrying(db: Connection, *, after: float) -> Sequence[RowMapping]:
-    """Jobs whose next attempt is due later than that: job_id, due_at, settings."""
-    query = select(jobs.c.job_id, jobs.c.due_at, jobs.c.settings)
+    """Jobs whose next attempt is due later than that: job_id, due_at, settings, outages."""
+    query = select(jobs.c.job_id, jobs.c.due_at, jobs.c.settings, jobs.c.outages)
     return db.execute(query.where(jobs.c.state == JobState.RETRYING, jobs.c.due_at > after)).mappings().all()
 
 

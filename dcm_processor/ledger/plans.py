@@ -48,6 +48,7 @@ _OUTLINE = (
     .where(jobs.c.plan_id == bindparam("plan"))
     .order_by(jobs.c.position)
 )
+_UNENDED = select(plans.c.study_id).where(plans.c.active, plans.c.ended_at.is_(None))
 _PREDECESSOR_RUNS = (
     select(jobs.c.job_id)
     .join(plans, plans.c.plan_id == jobs.c.plan_id)
@@ -184,10 +185,15 @@ def predecessor_runs(db: Connection, study_id: str, plan_id: str) -> bool:
     return db.execute(_PREDECESSOR_RUNS, {"study": study_id, "plan": plan_id}).first() is not None
 
 
-def unended(db: Connection) -> Sequence[str]:
-    """Studies whose active plan has not ended."""
-    query = select(plans.c.study_id).where(plans.c.active, plans.c.ended_at.is_(None)).order_by(plans.c.created_at)
-    return db.execute(query).scalars().all()
+def idle(db: Connection) -> Sequence[str]:
+    """Studies whose active plan has not ended, and of which nothing is on its way."""
+    on_its_way = select(jobs.c.job_id).where(jobs.c.plan_id == plans.c.plan_id, jobs.c.state.in_(_RUNNING)).exists()
+    return db.execute(_UNENDED.where(~on_its_way).order_by(plans.c.created_at)).scalars().all()
+
+
+def unended(db: Connection, after: str, limit: int) -> Sequence[str]:
+    """So many of the studies whose active plan has not ended, in the order of their ids, behind `after`."""
+    return db.execute(_UNENDED.where(plans.c.study_id > after).order_by(plans.c.study_id).limit(limit)).scalars().all()
 
 
 def unended_among(db: Connection, plan_ids: Sequence[str]) -> set[str]:

@@ -161,7 +161,6 @@ jobs = Table(
     Column("transients", Integer, nullable=False, default=0),
     Column("losses", Integer, nullable=False, default=0),
     Column("outages", Integer, nullable=False, default=0, server_default="0"),  # attempts in a row that met an outage
-    Column("outage_since", Float),  # when the first of these ended
     Column("due_at", Float),  # a retrying job's next attempt
     Column("cancel_asked_at", Float),  # of a running job: it is not to be tried again, however its attempt ends
     Column("created_at", Float, nullable=False),

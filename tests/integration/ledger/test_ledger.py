@@ -217,7 +217,9 @@ def test_a_new_plan_supersedes_what_has_not_started_and_waits_for_what_runs(ledg
     with ledger.read() as db:
         assert [job["state"] for job in plans.jobs_of(db, old)] == ["started", "superseded", "superseded"]
         assert plans.predecessor_runs(db, STUDY, new)
-        assert plans.unended(db) == [STUDY]
+        assert plans.idle(db) == [STUDY]
+        assert plans.unended(db, "", 5) == [STUDY]
+        assert plans.unended(db, STUDY, 5) == []
     study = ledger.study(STUDY)
     assert study is not None
     assert [plan["planId"] for plan in study["plans"]] == [new, old]

@@ -12,12 +12,12 @@ import redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from dcm_processor.ledger import Ledger
+from dcm_processor.ledger import Ledger, repairs
 from dcm_processor.outcome import Outcome
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from dcm_processor.transport import Order, Report, Transport
-from dcm_processor.vocabulary import EventKind, ExitReason
+from dcm_processor.vocabulary import EventKind, ExitReason, RepairKind
 from scheduler import controller, repair
 from scheduler.controller import Controller
 from tests.dicom import StudyFiles, make_study, upload
@@ -102,6 +102,11 @@ class Platform:
         plan = next((plan for plan in study["plans"] if plan["active"]), {"jobs": []})
         return {job["jobName"] + (f"/{job['seriesId']}" if job["seriesId"] else ""): job for job in plan["jobs"]}
 
+    def counted(self) -> dict[RepairKind, int]:
+        """Repairs that there were, by kind."""
+        with self.ledger.read() as db:
+            return {kind: number for kind, number in repairs.counted(db).items() if number}
+
     def states(self, study_id: str) -> dict[str, str]:
         return {name: job["state"] or job["verdict"] for name, job in self.jobs(study_id).items()}
 
@@ -142,12 +147,17 @@ class HandWorker:
         return order
 
 
-def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have repair look often and wait little."""
+def hasten(monkeypatch: pytest.MonkeyPatch, *, lost_after: float = 1.0) -> None:
+    """Have repair look often and wait little; less than LOST_AFTER may say."""
     monkeypatch.setattr(repair, "BLIND_AFTER", 1.0)
     monkeypatch.setattr(repair, "QUEUED_GRACE", 0.5)
-    monkeypatch.setitem(controller.EVERY, "attempts", 0.2)
-    monkeypatch.setitem(repair.Repair.__init__.__kwdefaults__, "lost_after", 1.0)
+    for step in ("attempts", "plans", "results"):
+        monkeypatch.setitem(controller.EVERY, step, 0.2)
+
+    def hasty(*parts: Any, **more: Any) -> repair.Repair:
+        return repair.Repair(*parts, **{**more, "lost_after": lost_after})
+
+    monkeypatch.setattr(controller, "Repair", hasty)
 
 
 def send(orthanc: OrthancServer, folder: Path, **keywords: object) -> StudyFiles:

@@ -9,7 +9,7 @@ import pytest
 import redis
 import requests
 
-from dcm_processor.vocabulary import EventKind, ExitReason
+from dcm_processor.vocabulary import EventKind, ExitReason, RepairKind
 from tests.dicom import make_study, upload
 from tests.integration.scheduler.platform import YES, HandWorker, Platform, hasten, send
 from tests.servers import OrthancServer, ValkeyServer
@@ -166,6 +166,7 @@ def test_an_outcome_sent_twice_is_accepted_once_and_acknowledged_each_time(
     platform.wait_for(study.study_id, "finished")
     wait_until(lambda: platform.transport.acknowledged(attempt_id), 5)
     worker.end(attempt_id, ExitReason.EXCEPTION, error="later")
+    wait_until(lambda: platform.counted() == {RepairKind.OUTCOME_OLD: 2}, 10)
     assert platform.states(study.study_id) == {"a": "finished"}
 
 

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from dcm_processor import identity
 from dcm_processor.ledger import attempts
-from dcm_processor.transport import REPORTS
-from dcm_processor.vocabulary import EventKind, ExitReason
+from dcm_processor.transport import REPORTS, Transport
+from dcm_processor.vocabulary import EventKind, ExitReason, RepairKind
 from scheduler import controller, repair
+from scheduler.effects import Effects
+from tests.integration.scheduler.adopted import AdoptedPlan
 from tests.integration.scheduler.platform import YES, HandWorker, Platform, hasten, send
 from tests.servers import OrthancServer, ValkeyServer
 from tests.waiting import wait_until
@@ -46,6 +49,7 @@ def test_an_attempt_whose_start_nobody_heard_of_is_lost_when_its_worker_falls_si
         assert (again.attemptId, again.attempt) == (attempt_id[:-1] + "2", 2)
         hasty.wait_for(study_id, "finished")
     assert [attempt["state"] for attempt in hasty.jobs(study_id)["a"]["attempts"]] == ["lost", "finished"]
+    assert hasty.counted()[RepairKind.ATTEMPT_LOST] == 1
 
 
 def test_an_attempt_whose_start_nobody_heard_of_runs_on_while_it_is_announced(
@@ -59,13 +63,14 @@ def test_an_attempt_whose_start_nobody_heard_of_runs_on_while_it_is_announced(
         hasty.wait_for(study_id, "finished")
     [attempt] = hasty.jobs(study_id)["a"]["attempts"]
     assert (attempt["state"], attempt["worker"], attempt["host"]) == ("finished", "hand", "here")
+    assert hasty.counted() == {RepairKind.ATTEMPT_UNREPORTED: 1}
 
 
 def test_redis_keeps_nothing_of_what_has_ended_or_was_superseded(
     hasty: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan's key holds headers; logs' keys go by themselves."""
-    monkeypatch.setitem(repair.Repair.__init__.__kwdefaults__, "lost_after", 60.0)  # the worker here says nothing
+    hasten(monkeypatch, lost_after=60)  # the worker here says nothing
     hasty.install("svc", [{"jobName": "a"}, {"jobName": "b", "dependsOn": "a"}], YES, tmp_path / "source")
     with hasty:
         study = send(orthanc, tmp_path / "study")
@@ -101,6 +106,7 @@ def test_an_attempt_whose_plan_redis_lost_is_laid_down_again_with_it(
         assert hasty.transport.order(attempt_id) is None
         assert worker.run().attemptId == attempt_id
         hasty.wait_for(study.study_id, "finished")
+    assert hasty.counted() == {RepairKind.ATTEMPT_UNKNOWN: 1}
 
 
 def test_what_redis_should_have_forgotten_it_forgets_later(
@@ -123,6 +129,7 @@ def test_what_redis_should_have_forgotten_it_forgets_later(
         hasty.transport.announce(worker.report(attempt_id), 7)
         wait_until(lambda: not held(hasty, "plan", "order", "claim", "announced"), 10)
         wait_until(lambda: hasty.transport.announce(worker.report(attempt_id), 8), 10, "whoever runs it is to end it")
+    assert hasty.counted()[RepairKind.ATTEMPT_UNWANTED] >= 1
 
 
 def test_what_is_queued_or_runs_is_not_forgotten(
@@ -172,6 +179,65 @@ def test_a_retry_is_not_put_off_for_longer_because_the_clock_was_set_back(
         with hasty.ledger.write() as db:
             attempts.set_job(db, order.jobId, {"due_at": time.time() + 3600})
         assert worker.run().attempt == 2
+    assert hasty.counted() == {RepairKind.DUE_TOO_LATE: 1}
+
+
+def test_a_plan_that_another_hand_left_standing_is_taken_on(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    """`service remove` cancels jobs in the ledger and leaves what depends on them to the controller."""
+    hasty.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    hasty.install("other", [{"jobName": "b", "dependsOn": "a"}], YES, tmp_path / "source")
+    with hasty:
+        study = send(orthanc, tmp_path / "study")
+        hasty.announce(study.study_id)
+        wait_until(lambda: hasty.states(study.study_id).get("a") == "queued", 20)
+        hasty.ledger.cancel_service("svc")
+        hasty.wait_for(study.study_id, "failed")
+    assert hasty.states(study.study_id) == {"a": "cancelled", "b": "skipped"}
+    assert hasty.counted()[RepairKind.PLAN_STALLED] == 1
+
+
+def test_plans_are_looked_at_in_turn_though_something_of_them_is_on_its_way(
+    tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "SWEPT", 2)
+    plans = [AdoptedPlan(tmp_path, transport, [{"jobName": "a"}]) for _ in range(5)]
+    looked: list[str] = []
+    monkeypatch.setattr(repair, "progress", lambda _db, study_id, *_, **__: looked.append(study_id))
+    looker = repair.Repair(plans[0].ledger, transport, lost_after=60)
+    for _ in range(3):
+        looker.plans(None, Effects())  # type: ignore[arg-type]  # no other leader here
+    assert looked == sorted(plan.study_id for plan in plans)
+    looker.plans(None, Effects())  # type: ignore[arg-type]
+    assert looked[5:] == looked[:2]
+
+
+def test_a_machine_that_slept_takes_no_worker_for_lost(tmp_path: Path, transport: Transport) -> None:
+    """Its own workers slept too: each gets all of the time again."""
+    plan = AdoptedPlan(tmp_path, transport, [{"jobName": "a"}])
+    attempt_id = identity.attempt_id(plan.rows()[0]["job_id"], 1)
+    with plan.ledger.write() as db:
+        found = attempts.get(db, attempt_id)
+        assert found is not None
+        attempts.start(db, found[0], now=time.time())
+    now, slept = 0.0, 0.0
+    looker = repair.Repair(plan.ledger, transport, lost_after=60, clock=lambda: now, suspended=lambda: slept)
+
+    def state_after(seconds: int) -> str:
+        nonlocal now
+        for _ in range(seconds // 5):
+            now += 5
+            looker.attempts(None, Effects())  # type: ignore[arg-type]  # no other leader here
+        with plan.ledger.read() as db:
+            found = attempts.get(db, attempt_id)
+        assert found is not None
+        return str(found[0]["state"])
+
+    assert state_after(55) == "started"
+    slept = 8 * 3600
+    assert state_after(60) == "started"
+    assert state_after(10) == "lost"
 
 
 def held(platform: Platform, *kinds: str) -> list[str]:

@@ -328,12 +328,12 @@ def test_requirements_that_cannot_be_installed(stand: Stand) -> None:
     assert stand.outcome("job-2").exitReason is ExitReason.DONE
 
 
-def test_an_index_that_does_not_answer_is_worth_another_try(stand: Stand) -> None:
+def test_an_index_that_does_not_answer_is_an_outage(stand: Stand) -> None:
     stand.service("def work(**kwargs):\n    pass\n", requirements="certifi==2024.7.4\n")
     stand.start(PIP_INDEX_URL="http://user:index-secret@127.0.0.1:9/simple", UV_HTTP_RETRIES="0")
     stand.enqueue()
     outcome = stand.outcome(seconds=60)
-    assert outcome.exitReason is ExitReason.TRANSIENT, outcome
+    assert outcome.exitReason is ExitReason.OUTAGE, outcome
     assert "127.0.0.1:9" in (outcome.error or "")
     assert "index-secret" not in str(outcome) + stand.log()
 
@@ -368,8 +368,8 @@ def test_an_orthanc_that_does_not_answer(stand: Stand) -> None:
     stand.start()
     stand.enqueue(plan=stand.plan(instances={SERIES: [SERIES]}))
     outcome = stand.outcome()
-    assert outcome.exitReason is ExitReason.FETCH
-    assert outcome.errorClass == "OrthancUnavailableError"
+    assert outcome.exitReason is ExitReason.OUTAGE
+    assert outcome.errorClass == "OrthancAwayError"
     assert list(outcome.phases) == ["module", "environment", "fetch"]
 
 
@@ -393,7 +393,7 @@ def test_a_spool_that_cannot_be_written(stand: Stand) -> None:
     worker = stand.start()
     stand.enqueue()
     outcome = stand.outcome()
-    assert outcome.exitReason is ExitReason.TRANSIENT
+    assert outcome.exitReason is ExitReason.OUTAGE
     assert "the spool" in (outcome.error or "")
     stand.acknowledge()
     assert worker.poll() is None

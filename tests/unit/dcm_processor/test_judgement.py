@@ -2,7 +2,7 @@
 
 import pytest
 
-from dcm_processor.judgement import JITTER, Tries, judge
+from dcm_processor.judgement import JITTER, OUTAGE_INTERVALS, OUTAGE_TRIES, Tries, judge, longest_delay
 from dcm_processor.manifest import Retry
 from dcm_processor.outcome import Outcome
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
@@ -65,6 +65,27 @@ def test_a_lost_worker_is_replaced_twice_then_the_job_fails_saying_how_often() -
     judgement = judge(Outcome(ExitReason.LOST), Tries(losses=2), Retry(), 0)
     assert judgement.job is JobState.FAILED
     assert judgement.reason == "worker lost 3 times"
+
+
+def test_an_outage_uses_up_nothing_and_is_outlasted_for_a_week() -> None:
+    waited = 0.0
+    for outages in range(OUTAGE_TRIES):
+        judgement = judge(Outcome(ExitReason.OUTAGE, error="Orthanc is away"), Tries(outages=outages), Retry(), 0)
+        assert (judgement.job, judgement.attempt) == (JobState.RETRYING, AttemptState.HANDED_BACK)
+        assert judgement.counter == "outages"
+        assert judgement.reason == "an outage: Orthanc is away; tried again until that ends"
+        waited += judgement.delay
+    assert OUTAGE_INTERVALS[0] <= 10
+    assert waited > 6.5 * 24 * 3600
+    judgement = judge(Outcome(ExitReason.OUTAGE), Tries(outages=OUTAGE_TRIES), Retry(), 0)
+    assert (judgement.job, judgement.attempt) == (JobState.FAILED, AttemptState.FAILED)
+
+
+def test_no_retry_lies_further_ahead_than_the_longest_delay() -> None:
+    for retry in (Retry(), Retry(max=1, interval=(0,)), Retry(max=1, interval=(5000,))):
+        assert judge(Outcome(ExitReason.OUTAGE), Tries(outages=99), retry, 0.999).delay <= longest_delay(retry, 100)
+        for reason in (ExitReason.EXCEPTION, ExitReason.TRANSIENT):
+            assert judge(Outcome(reason), Tries(), retry, 0.999).delay <= longest_delay(retry, 0)
 
 
 def test_losses_do_not_use_up_retries() -> None:

@@ -7,6 +7,7 @@ import pytest
 from dcm_processor.errors import (
     DataFullError,
     NotKnownError,
+    OrthancAwayError,
     OrthancUnavailableError,
     PermanentError,
     SchedulerUnavailableError,
@@ -100,21 +101,23 @@ def test_details_name_what_is_known() -> None:
     [
         (ServiceError("no code"), "module", ExitReason.MODULE),
         (EnvironmentFailedError("no solution", "tail"), "environment", ExitReason.ENVIRONMENT),
-        (EnvironmentUnavailableError("no network", "tail"), "environment", ExitReason.TRANSIENT),
+        (EnvironmentUnavailableError("no network", "tail"), "environment", ExitReason.OUTAGE),
         (StudyGoneError("gone"), "fetch", ExitReason.GONE),
         (PermanentError("the plan pins no instance"), "fetch", ExitReason.GONE),
-        (DataFullError("full"), "fetch", ExitReason.FETCH),
-        (OrthancUnavailableError("away"), "fetch", ExitReason.FETCH),
-        (OSError(28, "No space left on device", "/data"), "fetch", ExitReason.FETCH),
+        (DataFullError("full"), "fetch", ExitReason.OUTAGE),
+        (OrthancAwayError("away"), "fetch", ExitReason.OUTAGE),
+        (OrthancUnavailableError("a server error"), "fetch", ExitReason.FETCH),
+        (OSError(28, "No space left on device", "/data"), "fetch", ExitReason.OUTAGE),
+        (OSError(36, "File name too long", "/data"), "fetch", ExitReason.FETCH),
         (NotKnownError("no such results"), "inputs", ExitReason.FETCH),
-        (SchedulerUnavailableError("away"), "inputs", ExitReason.FETCH),
-        (SchedulerUnavailableError("away"), "module", ExitReason.TRANSIENT),
-        (OSError(28, "No space left on device", "/data"), "run", ExitReason.TRANSIENT),
+        (SchedulerUnavailableError("away"), "inputs", ExitReason.OUTAGE),
+        (SchedulerUnavailableError("away"), "module", ExitReason.OUTAGE),
+        (OSError(28, "No space left on device", "/data"), "run", ExitReason.OUTAGE),
         (KeyError("Doe^Jane"), "run", ExitReason.TRANSIENT),
     ],
 )
 def test_what_fails_before_the_function(error: Exception, phase: str, reason: ExitReason) -> None:
-    """A service's own faults are permanent, a host's may pass; an error of ours says nothing it should not."""
+    """A service's own faults are permanent, an outage ends, what else a host met may pass; no error holds a value."""
     outcome = outcome_of_error(error, phase)
     assert outcome.exitReason is reason
     assert outcome.details["phase"] == phase

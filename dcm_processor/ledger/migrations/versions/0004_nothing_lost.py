@@ -26,4 +26,3 @@ def upgrade() -> None:
     op.add_column("studies", sa.Column("hold_until", sa.Float))
     op.create_index("ix_studies_hold_until", "studies", ["hold_until"])
     op.add_column("jobs", sa.Column("outages", sa.Integer, nullable=False, server_default="0"))
-    op.add_column("jobs", sa.Column("outage_since", sa.Float))
