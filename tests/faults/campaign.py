@@ -60,6 +60,7 @@ class Campaign:
         self,
         stand: Stand,
         seed: int,
+        *,
         sent: Sequence[Study],
         planned: Sequence[Fault],
         jobs: Sequence[services.Job],
@@ -222,4 +223,4 @@ class Campaign:
 def drawn(stand: Stand, seed: int, count: int, number_of_faults: int, told: Told = lambda _: None) -> Campaign:
     """A seed's campaign."""
     sent, planned, jobs = studies.draw(seed, count), faults.draw(seed, number_of_faults), services.draw(seed)
-    return Campaign(stand, seed, sent, planned, jobs, told)
+    return Campaign(stand, seed, sent=sent, planned=planned, jobs=jobs, told=told)

@@ -1,6 +1,6 @@
-"""The controller as the harness starts it: it gives attempts up sooner, and can do without one of its repairs.
+"""The controller as the harness starts it: it can do without one of its repairs.
 
-    python -m tests.faults.controller LOST_AFTER FILE
+    python -m tests.faults.controller FILE
 
 FILE names the repair that is switched off, or is empty or not there. What is switched off shows that it is needed
 (`repairs.py`).
@@ -25,8 +25,8 @@ def _nobody(*_: object, **__: object) -> list[str]:
     return []
 
 
-def _present(*_: object, **__: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return (), ()
+def _present(*_: object, **__: object) -> tuple[tuple[str, ...], set[str]]:
+    return (), set()
 
 
 def _zero(*_: object, **__: object) -> int:
@@ -47,10 +47,7 @@ WITHOUT: dict[str, Switch] = {
 
 def main() -> int:
     """Run it."""
-    lost_after, file = float(sys.argv[1]), Path(sys.argv[2])
-    defaults = repair.Repair.__init__.__kwdefaults__
-    assert defaults is not None
-    defaults["lost_after"] = lost_after
+    file = Path(sys.argv[1])
     without = file.read_text() if file.exists() else ""
     if not without:
         return controller.main()

@@ -3,7 +3,7 @@
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import redis
@@ -34,6 +34,16 @@ LINKS = (
     "orthanc-scheduler",
     "scanner-orthanc",
 )
+_TARGETS: dict[str, Sequence[str]] = {
+    "kill": PROCESSES,
+    "stop": PROCESSES,
+    "end": ("orthanc", "redis", "scheduler", "controller", "worker"),
+    "cut": LINKS,
+    "empty": ("redis",),
+    "forget": ("redis",),
+    "fill": ("data",),
+    "down": ("everything",),
+}
 _WEIGHTS = {"kill": 40, "stop": 15, "end": 12, "cut": 15, "empty": 8, "forget": 3, "fill": 4, "down": 3}
 _STOPPED = (0.5, 3.0, 8.0)
 
@@ -89,27 +99,14 @@ def draw(seed: int, count: int) -> list[Fault]:
 
 def _draw(chance: random.Random, number: int) -> Fault:
     kind = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
-    pause = chance.uniform(0.2, 2.0)
-    match kind:
-        case "kill":
-            return Fault(number, kind, chance.choice(PROCESSES), pause=pause)
-        case "stop":
-            target = chance.choice(PROCESSES)
-            long = target in ("worker", "controller") and chance.random() < 0.4
-            seconds = LOST_AFTER + 10 if long else chance.choice(_STOPPED)
-            return Fault(number, kind, target, seconds, chance.random() < 0.4, pause=pause)
-        case "end":
-            target = chance.choice(("orthanc", "redis", "scheduler", "controller", "worker"))
-            return Fault(number, kind, target, pause=pause)
-        case "cut":
-            mode = chance.choice((Mode.DROP, Mode.HANG, Mode.REFUSE))
-            return Fault(number, kind, chance.choice(LINKS), chance.uniform(0.5, 8), mode=mode, pause=pause)
-        case "fill":
-            return Fault(number, kind, "data", chance.uniform(1, 5), pause=pause)
-        case "empty" | "forget":
-            return Fault(number, kind, "redis", pause=pause)
-        case _:
-            return Fault(number, kind, "everything", pause=pause)
+    target = chance.choice(_TARGETS[kind])
+    seconds = {"cut": chance.uniform(0.5, 8), "fill": chance.uniform(1, 5), "stop": chance.choice(_STOPPED)}
+    if kind == "stop" and target in ("worker", "controller") and chance.random() < 0.4:
+        seconds[kind] = LOST_AFTER + 10
+    return Fault(
+        number, kind, target, seconds.get(kind, 0.0), chance.random() < 0.4,
+        mode=chance.choice((Mode.DROP, Mode.HANG, Mode.REFUSE)), pause=chance.uniform(0.2, 2.0),
+    )  # fmt: skip
 
 
 def strike(

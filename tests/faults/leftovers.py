@@ -72,13 +72,13 @@ def keys(client: redis.Redis) -> list[str]:
     found: list[str] = []
     for raw in cast("list[bytes]", list(client.scan_iter(count=1000))):
         name = raw.decode()
-        ttl = cast("int", client.ttl(name))
+        ttl = client.ttl(name)
         if ttl == -2 or name in ("dcmproc:marker", "dcmproc:wake", "rq:workers", "rq:queues"):
             continue
         if name in ("dcmproc:reports", "dcmproc:logs", "dcmproc:announced"):
             if size := _size(client, name):
                 found.append(f"key {name} holds {size}")
-        elif name.startswith("rq:workers:") or name.startswith("rq:worker:"):
+        elif name.startswith(("rq:workers:", "rq:worker:")):
             continue  # of a worker that serves; RQ cleans up after others
         elif name.startswith("rq:") and not name.startswith(("rq:job:", "rq:results:", "rq:execution")):
             if (not name.startswith(("rq:finished:", "rq:failed:", "rq:clean_registries:"))) and ttl == -1:

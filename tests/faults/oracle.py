@@ -61,7 +61,7 @@ def judge(
         if answer is None or not answer["plans"]:
             found.say("lost", f"study {study.number} ({study.study_id}) has no plan")
             continue
-        _StudyJudge(study, jobs, answer, record, data, found).judge()
+        _StudyJudge(study, jobs, answer, record=record, data=data, found=found).judge()
     for line in record.lines:
         if line.study not in known:
             found.say("mixed", f"a function or callback ran for study {line.study}, which was never sent")
@@ -82,6 +82,7 @@ class _StudyJudge:
         study: Study,
         jobs: Sequence[Job],
         answer: Mapping[str, Any],
+        *,
         record: Record,
         data: Path,
         found: Judgement,
@@ -198,8 +199,8 @@ class _StudyJudge:
         units = {self.study.study_id, *(series.series_id for series in self.study.series)}
         if strange := [token for token in line.tokens if token.partition("/")[2] not in units]:
             self.found.say("mixed", f"{name} was given what belongs to another: {strange}")
-        if strange := [found for found in line.inputs if found[1] != self.study.study_id]:
-            self.found.say("mixed", f"{name} was given results of another study: {strange}")
+        if others := [given for given in line.inputs if given[1] != self.study.study_id]:
+            self.found.say("mixed", f"{name} was given results of another study: {others}")
         for instance, digest in line.files:
             if self._digests().get(instance) != digest:
                 self.found.say("mixed", f"{name} saw the file {instance}, which is not its study's or is not whole")
@@ -225,7 +226,7 @@ class _StudyJudge:
             said = (result["study"], result["job"], result["series"])
             if said != (self.study.study_id, *key):
                 self.found.say("mixed", f"{self._name(*key)} has the results of {said}")
-            files = {instance: digest for instance, digest in result["files"]}
+            files = dict(result["files"])
             if files != self._expected_files(row["seriesId"]):
                 self.found.say("unexplained", f"{self._name(*key)} saw {len(files)} files, and not those of its study")
             ran = self.rows.get(self._job_id(result))
@@ -258,7 +259,7 @@ class _StudyJudge:
 
 
 def expected(jobs: Sequence[Job], study: Study, lost: Iterable[Key] = ()) -> dict[Key, str]:
-    """How each job of a study ends by its rule; `lost` are those that failed since their attempts were lost too often."""
+    """How each job of a study ends by its rule; `lost` are those that failed since they were lost too often."""
     world = _World(jobs, study, frozenset(lost))
     return {key: world.end(key) for job in jobs for key in world.keys(job.name)}
 

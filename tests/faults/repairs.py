@@ -105,7 +105,7 @@ class Repairs:
         self._workers(signal.SIGCONT)
 
     def _results(self) -> None:
-        """An accepted output is not among the results, as a controller leaves it that is killed before it gets there."""
+        """An accepted output is not among the results, as a controller leaves it that is killed just then."""
         self._study = self._send()
         self._wait_for_end()
         self._stand.stop_program("controller")
@@ -126,7 +126,7 @@ class Repairs:
         self._stand.wait_for_health()
 
     def _keys(self) -> None:
-        """Redis has what belongs to an attempt that ended, as a controller leaves it that is killed before it gets there."""
+        """Redis has what an attempt needed that ended, as a controller leaves it that is killed just then."""
         self._study = self._send()
         self._wait_for_end()
         self._stand.stop_program("controller")

@@ -16,14 +16,14 @@ def rows(result: Result) -> Rows:
         (f"{strike.fault.kind} {strike.fault.target}" if strike.counts else _named(strike.fault.kind), strike.doing)
         for strike in result.strikes
     )
-    return [(fault, doing or "–", str(number)) for (fault, doing), number in sorted(counted.items())]
+    return [(fault, doing or "-", str(number)) for (fault, doing), number in sorted(counted.items())]
 
 
 def sums(result: Result) -> list[tuple[str, str]]:
     """What the run comes to."""
     counts, judgement = result.judgement.counts, result.judgement
     hit, struck = result.hits
-    share = f"{100 * hit / struck:.0f} %" if struck else "–"
+    share = f"{100 * hit / struck:.0f} %" if struck else "-"
     states = ", ".join(
         f"{name.removeprefix('attempts ')} {number}"
         for name, number in sorted(counts.items())

@@ -1,4 +1,4 @@
-"""The platform under test: a BASEDIR, its programs under supervisord as local mode runs them, and links between them."""
+"""The platform under test: a BASEDIR, its programs under supervisord as in local mode, and the links between them."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from dcm_processor.local.processes import Process, end_marked, marked
 from dcm_processor.local.programs import Program, programs
 from dcm_processor.local.supervisor import Supervisor, place_for_socket
 from dcm_processor.redis_connection import connect
-from dcm_processor.settings import CHECKOUT, Settings
+from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from tests.faults import services
 from tests.faults.links import Network
@@ -30,7 +30,7 @@ from tests.servers import free_port
 from tests.waiting import wait_until
 
 LOST_AFTER = 25.0
-"""Seconds without announcement after which an attempt is lost here: more than the 20 in which outcomes are sent again."""
+"""Seconds without announcement after which an attempt is lost here: more than those until outcomes are sent again."""
 DATA_SIZE = 64 * 1024 * 1024
 """Bytes of the disk that DATA is on, where this user may mount one."""
 STABLE_AGE = 1
@@ -50,7 +50,7 @@ class Stand:
         self.disk = _mount(self.data)
         self.settings = Settings(
             MODE="local", BASEDIR=folder / "base", DATA=self.data, STABLE_AGE=STABLE_AGE, CALLBACK_TIMEOUT=5,
-            WORKER_STOP_GRACE=1, **ports,
+            WORKER_STOP_GRACE=1, LOST_AFTER=LOST_AFTER, **ports,
         )  # fmt: skip
         self._workers = workers
         self._without = folder / "without"
@@ -159,7 +159,7 @@ class Stand:
 
     def _programs(self) -> list[Program]:
         found = [program for program in programs(self.settings, self._workers) if program.name != "dashboard"]
-        controller = (sys.executable, "-m", "tests.faults.controller", str(LOST_AFTER), str(self._without))
+        controller = (sys.executable, "-m", "tests.faults.controller", str(self._without))
         return [replace(each, command=controller) if each.name == "controller" else each for each in found]
 
     def _linked(self, program: Program) -> Program:

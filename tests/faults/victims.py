@@ -65,29 +65,26 @@ class Victims:
 
     def _find(self, kind: str, pids: dict[str, int]) -> Iterator[Victim]:
         with suppress(psutil.NoSuchProcess):
-            match kind:
-                case "worker" | "horse" | "reaper" | "runner":
-                    for name, pid in pids.items():
-                        if name.startswith("worker") and pid:
-                            yield from self._in_worker(kind, pid)
-                case "planning":
-                    for child in _planning(pids["controller"]):
-                        yield Victim(child, "planning a study")
-                case "controller":
-                    if pids["controller"]:
-                        yield Victim(psutil.Process(pids["controller"]), self._controller(pids["controller"]))
-                case "scheduler" | "scheduler's child":
-                    if pids[kind]:
-                        doing = "answering the hook" if self._stand.network.links["orthanc-scheduler"].open else IDLE
-                        yield Victim(psutil.Process(pids[kind]), doing)
-                case "orthanc":
-                    if pids["orthanc"]:
-                        yield Victim(
-                            psutil.Process(pids["orthanc"]), "receiving instances" if self._scanner.sending else IDLE
-                        )
-                case "redis":
-                    if pids["redis"]:
-                        yield Victim(psutil.Process(pids["redis"]), self._redis(pids))
+            if kind in ("worker", "horse", "reaper", "runner"):
+                for name, pid in pids.items():
+                    if name.startswith("worker") and pid:
+                        yield from self._in_worker(kind, pid)
+            elif kind == "planning":
+                for child in _planning(pids["controller"]):
+                    yield Victim(child, "planning a study")
+            elif pids[kind]:
+                yield Victim(psutil.Process(pids[kind]), self._doing(kind, pids))
+
+    def _doing(self, program: str, pids: dict[str, int]) -> str:
+        match program:
+            case "controller":
+                return self._controller(pids["controller"])
+            case "redis":
+                return self._redis(pids)
+            case "orthanc":
+                return "receiving instances" if self._scanner.sending else IDLE
+            case _:
+                return "answering the hook" if self._stand.network.links["orthanc-scheduler"].open else IDLE
 
     def _in_worker(self, kind: str, pid: int) -> Iterator[Victim]:
         worker = psutil.Process(pid)
