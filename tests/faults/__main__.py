@@ -1,7 +1,6 @@
 """The long run: `python -m tests.faults --seed 1 --studies 500 --faults 200`. Ctrl-C ends it early, and judges."""
 
 import argparse
-import shlex
 import shutil
 import signal
 import sys
@@ -10,6 +9,8 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from tests.faults import campaign, repairs, report
 from tests.faults.controller import WITHOUT
@@ -43,10 +44,12 @@ def main() -> int:
         running = campaign.drawn(stand, options.seed, options.studies, options.faults, told)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: running.end())
-        result = running.run()
+        with Live(get_renderable=lambda: Text(running.progress), console=console, refresh_per_second=1):
+            result = running.run()
     report.show(result, console)
     if options.markdown is not None:
-        command = shlex.join(["python", "-m", "tests.faults", *sys.argv[1:]])
+        command = f"python -m tests.faults --seed {options.seed} --studies {options.studies} --faults {options.faults}"
+        command += f" --workers {options.workers}"
         options.markdown.write_text(report.markdown(result, command), encoding="utf-8")
     if options.keep is None and not result.findings:
         shutil.rmtree(folder)

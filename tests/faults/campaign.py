@@ -98,6 +98,14 @@ class Campaign:
         self.result.seconds = time.monotonic() - began
         return self.result
 
+    @property
+    def progress(self) -> str:
+        """How far it is, in a line."""
+        return (
+            f"{len(self.result.strikes)} of {len(self._faults)} faults; of {len(self._studies)} studies "
+            f"{len(self._scanner.sent)} sent, {self._number_ended()} ended"
+        )
+
     def end(self) -> None:
         """Have it end soon: no more studies and faults; what there was is judged. Safe in a signal handler."""
         self._ending.set()
