@@ -26,6 +26,7 @@ from dcm_processor import service_tree
 from dcm_processor.errors import OutageError, TransientError
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Report
+from dcm_processor.vocabulary import ExitReason
 
 _ROOM = 16 * 1024
 
@@ -65,8 +66,8 @@ class AttemptFolder:
         """A locked folder for an attempt that was claimed.
 
         Redis emptied, an attempt may be claimed twice. Raises AttemptBusyError where somebody still runs it,
-        AttemptEndedError where somebody has; a log that a dead one left is gone on with. Raises SpoolError where the
-        disk takes nothing.
+        AttemptEndedError where somebody has; one whose claimant died without a word is lost, and so has ended too: its
+        function may have begun, and no attempt begins twice. Raises SpoolError where the disk takes nothing.
         """
         self = cls(spool, report.attemptId)
         try:
@@ -76,6 +77,11 @@ class AttemptFolder:
             if (ended := self.outcome()) is not None:
                 os.close(self._lock)
                 raise AttemptEndedError(ended)
+            if (before := self.claim()) is not None and before.claim != report.claim:
+                lost = Outcome(ExitReason.LOST, error="the worker that had this attempt is gone")
+                self.keep(report, lost)
+                os.close(self._lock)
+                raise AttemptEndedError(replace(report, kind="outcome", outcome=lost.to_json()))
             self._outcome.unlink(missing_ok=True)
             self.clear_scratch()
             (self.scratch / "tmp").mkdir(parents=True, exist_ok=True)

@@ -254,6 +254,25 @@ def test_an_attempt_that_comes_again_after_redis_was_emptied_runs_once(stand: St
     assert (stand.base / "data" / "attempts" / "runs").read_text() == "x"
 
 
+def test_an_attempt_whose_worker_died_and_whose_claim_redis_lost_does_not_begin_twice(stand: Stand) -> None:
+    """It counts as lost, so that the next attempt has a recorded predecessor."""
+    stand.service(
+        "import time\ndef work(output_dir, **kwargs):\n"
+        "    open(output_dir + '/../runs', 'a').write('x')\n    time.sleep(60)\n"
+    )
+    runs = stand.base / "data" / "attempts" / "runs"
+    worker = stand.start()
+    stand.enqueue()
+    wait_until(lambda: runs.exists() and runs.read_text(), 60, "the function runs")
+    worker.kill()
+    worker.wait()
+    stand.transport.redis.flushall()
+    stand.start()
+    stand.enqueue()
+    assert stand.outcome().exitReason is ExitReason.LOST
+    assert runs.read_text() == "x"
+
+
 def test_only_attempts_are_run(stand: Stand) -> None:
     """Who can write to Redis can have nothing else run: no other function, no callback, no pickle."""
     stand.start()

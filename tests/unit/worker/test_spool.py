@@ -105,6 +105,21 @@ def test_an_attempt_whose_horse_died_may_run_again(tmp_path: Path) -> None:
     assert not second.path.exists()
 
 
+def test_an_attempt_whose_claimant_died_is_lost_and_does_not_begin_twice(tmp_path: Path) -> None:
+    """Redis emptied before anybody knew that it had started: the second claimant says what became of the first."""
+    first = AttemptFolder.create(tmp_path, REPORT)
+    first.prepare()
+    os.close(first.lock)
+    second = Report("started", "job-1", "another", "another worker", "host")
+    with pytest.raises(AttemptEndedError) as caught:
+        AttemptFolder.create(tmp_path, second)
+    report = caught.value.report
+    assert (report.kind, report.claim, report.worker) == ("outcome", "another", "another worker")
+    assert Outcome.from_json(report.outcome).exitReason is ExitReason.LOST
+    assert first.outcome() == report
+    assert not first.alive()
+
+
 def test_a_tmpdir_has_a_short_name_whatever_the_attempts(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 100)
     folder = AttemptFolder.create(deep, REPORT)

@@ -97,7 +97,7 @@ def test_a_time_limit_that_passed_is_a_504(installation: Installation) -> None:
     ("method", "path", "status"),
     [
         ("GET", "/", 404),
-        ("GET", "/metrics", 404),
+        ("GET", "/not-there", 404),
         ("GET", "/static/x", 404),
         ("GET", "/api/v1/", 404),
         ("GET", "/api/v1/studies/../../etc/passwd", 404),
