@@ -10,6 +10,7 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 from dcm_processor.logging import set_up_logging
+from dcm_processor.process import die_with_parent
 from dcm_processor.settings import Settings, checkout_from_environment
 
 _settings = Settings.load(checkout_from_environment())
@@ -40,3 +41,8 @@ logger_class = JsonLog
 control_socket_disable = True  # else gunicorn makes a socket below the user's home
 # The worker's heartbeat is a file; on a disk that stalls it would look dead.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - where Linux keeps memory files
+
+
+def post_fork(_arbiter: Any, _worker: Any) -> None:
+    """No child keeps the port of a parent that was killed: whoever starts the next one finds it free."""
+    die_with_parent()

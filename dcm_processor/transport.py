@@ -291,6 +291,11 @@ class Transport:
                 pipe.exists(PREFIX + "plan:" + plan_id)
             return {plan_id for plan_id, there in zip(asked, pipe.execute(), strict=True) if there}
 
+    def given_up(self, attempt_id: str) -> bool:
+        """Whether the attempt was to be ended, as the scheduler asks also where it counts as lost."""
+        with answers():
+            return bool(self.redis.exists(PREFIX + "cancel:" + attempt_id))
+
     # -- logs
 
     def log_received(self, attempt_id: str) -> int:

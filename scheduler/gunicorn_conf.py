@@ -13,6 +13,7 @@ import structlog
 from gunicorn.glogging import Logger
 
 from dcm_processor.logging import set_up_logging
+from dcm_processor.process import die_with_parent
 from dcm_processor.settings import Settings, checkout_from_environment
 
 _QUIET = ("/health/live", "/health/ready")
@@ -63,3 +64,8 @@ control_socket_disable = True  # else gunicorn makes a socket below the user's h
 # The worker's sign of life is a file: on a disk that hangs it would look dead.
 _MEMORY = "/dev/shm"  # noqa: S108 - gunicorn makes its file there as mkstemp does
 worker_tmp_dir = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+
+
+def post_fork(_arbiter: Any, _worker: Any) -> None:
+    """No child keeps the port of a parent that was killed: whoever starts the next one finds it free."""
+    die_with_parent()

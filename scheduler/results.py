@@ -111,9 +111,14 @@ class Results:
                 self._make_way(made, place)
                 place.mkdir()  # a worker that has no DATA of ours
             return
-        if os.path.lexists(place):
+        aside = os.path.lexists(place)
+        if aside:
             _put_aside(made, place)
-        _move(made, place)
+        try:
+            _move(made, place)
+        except FileNotFoundError:  # a leader that took over meanwhile has published it: it is what was put aside
+            if aside and not os.path.lexists(place):
+                _move(made.with_name(made.name + ASIDE), place)
 
     def _make_way(self, made: Path, folder: Path) -> None:
         """Put aside what is no folder and stands where `folder`, or one that it lies in, is to be."""

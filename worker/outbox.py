@@ -230,6 +230,8 @@ class Shipment:
         if self._ended_at is None and self._folder.alive():
             return False
         acknowledged = self._transport.acknowledged(self.attempt_id)
+        if self._ended_at is None:  # whoever ran it died without a word
+            acknowledged = acknowledged or self._transport.given_up(self.attempt_id)
         if self._ended_at is not None and not acknowledged:
             return False  # however long the scheduler is away
         if not acknowledged or received < self._size:

@@ -152,6 +152,27 @@ def test_what_a_dead_horse_left_goes_after_a_day(tmp_path: Path, shipper: Outbox
     stepped_until(shipper, lambda: not folder.path.exists(), 10)
 
 
+def test_what_a_dead_horse_left_goes_as_soon_as_its_attempt_counts_as_lost(
+    tmp_path: Path, shipper: Outbox, transport: Transport
+) -> None:
+    """Nobody acknowledges an outcome that there is not; its log arrives first."""
+    folder = attempt(tmp_path, log=b"a line", ended=False)
+    transport.request_cancel([folder.attempt_id])
+    stepped_until(shipper, lambda: shipped(transport) == b"a line")
+    assert folder.path.exists()
+    transport.log_taken(folder.attempt_id, 6)
+    stepped_until(shipper, lambda: not folder.path.exists())
+
+
+def test_an_outcome_is_sent_though_its_attempt_is_to_be_ended(
+    tmp_path: Path, shipper: Outbox, transport: Transport
+) -> None:
+    folder = attempt(tmp_path)
+    transport.request_cancel([folder.attempt_id])
+    stepped_until(shipper, lambda: reports(transport) == 1)
+    assert folder.path.exists()
+
+
 def test_half_an_outcome_goes_like_none(tmp_path: Path, shipper: Outbox, transport: Transport) -> None:
     """What a crash in the middle of writing left: the controller decides, and the folder does not stay for ever."""
     folder = attempt(tmp_path, log=b"last words", ended=False)

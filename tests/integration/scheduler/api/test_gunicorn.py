@@ -68,6 +68,13 @@ def test_a_killed_worker_is_replaced_and_a_hook_meanwhile_waits(server: Gunicorn
     assert server.installation.events(study_id(2))
 
 
+def test_a_killed_parent_takes_its_worker_along_and_so_frees_the_port(server: GunicornServer) -> None:
+    assert server.process is not None
+    (worker,) = psutil.Process(server.process.pid).children()
+    server.process.kill()
+    worker.wait(2)
+
+
 def test_it_starts_from_any_folder_and_checks_its_configuration(tmp_path: Path) -> None:
     checkout = Path(__file__).resolve().parents[4]
     done = subprocess.run(
