@@ -46,7 +46,7 @@ def adopt(
     """
     assert planned.plan is not None
     earlier = plans.latest(db, planned.study_id)
-    run = plans.next_run(db, planned.study_id, planned.revision) if earlier is not None else 1
+    run = plans.next_run(db, planned.study_id, planned.revision)
     plan_id = identity.plan_id(planned.study_id, planned.revision, run)
     standing = _standing(db, planned, planned.plan, wanted, earlier, gone=gone) if earlier is not None else {}
     rows = [_row(plan_id, planned.study_id, job, standing.get(job.key), now=now) for job in planned.plan.jobs]

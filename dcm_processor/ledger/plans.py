@@ -11,11 +11,12 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    union_all,
     update,
 )
 
 from dcm_processor import identity
-from dcm_processor.ledger.schema import attempts, jobs, plans
+from dcm_processor.ledger.schema import attempts, jobs, plans, tombstones
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
 
 _RUNNING = (JobState.QUEUED, JobState.STARTED, JobState.RETRYING)
@@ -48,6 +49,14 @@ _OUTLINE = (
     .where(jobs.c.plan_id == bindparam("plan"))
     .order_by(jobs.c.position)
 )
+_LAST_RUNS = union_all(
+    *(
+        select(func.max(table.c.run)).where(
+            table.c.study_id == bindparam("study"), table.c.revision == bindparam("revision")
+        )
+        for table in (plans, tombstones)
+    )
+)
 _UNENDED = select(plans.c.study_id).where(plans.c.active, plans.c.ended_at.is_(None))
 _PREDECESSOR_RUNS = (
     select(jobs.c.job_id)
@@ -77,8 +86,9 @@ def latest(db: Connection, study_id: str) -> RowMapping | None:
 
 
 def next_run(db: Connection, study_id: str, revision: str) -> int:
-    query = select(func.max(plans.c.run)).where(plans.c.study_id == study_id, plans.c.revision == revision)
-    return int(db.execute(query).scalar_one() or 0) + 1
+    """The number of the revision's next run, also where the rows of earlier ones are gone."""
+    runs = db.execute(_LAST_RUNS, {"study": study_id, "revision": revision}).scalars()
+    return max(int(run or 0) for run in runs) + 1
 
 
 def supersede(db: Connection, study_id: str, plan_id: str, *, now: float) -> tuple[list[str], Sequence[str]]:

@@ -61,13 +61,12 @@ def bury(db: Connection, study_ids: Sequence[str]) -> bool:
 
     Only of studies that `expired` names in the same transaction.
     """
-    stones = select(plans.c.study_id, plans.c.revision, func.max(plans.c.ended_at))
+    stones = select(plans.c.study_id, plans.c.revision, func.max(plans.c.run), func.max(plans.c.ended_at))
     stones = stones.where(plans.c.study_id.in_(study_ids)).group_by(plans.c.study_id, plans.c.revision)
     dialect = postgresql if db.dialect.name == "postgresql" else sqlite
-    put: Any = dialect.insert(tombstones).from_select(["study_id", "revision", "ended_at"], stones)
-    db.execute(
-        put.on_conflict_do_update(index_elements=["study_id", "revision"], set_={"ended_at": put.excluded.ended_at})
-    )
+    put: Any = dialect.insert(tombstones).from_select(["study_id", "revision", "run", "ended_at"], stones)
+    values = {"run": put.excluded.run, "ended_at": put.excluded.ended_at}
+    db.execute(put.on_conflict_do_update(index_elements=["study_id", "revision"], set_=values))
     some = db.execute(select(jobs.c.job_id).where(jobs.c.study_id.in_(study_ids)).limit(ROWS)).scalars().all()
     db.execute(delete(attempts).where(attempts.c.job_id.in_(some)))
     db.execute(delete(jobs).where(jobs.c.job_id.in_(some)))

@@ -206,5 +206,6 @@ tombstones = Table(  # revisions that were planned and whose rows are gone: none
     metadata,
     Column("study_id", String(64), primary_key=True),
     Column("revision", String(16), primary_key=True),
+    Column("run", Integer, nullable=False),  # the last one: a rerun has the next, and no id comes twice
     Column("ended_at", Float, nullable=False),
 )

@@ -38,7 +38,7 @@ WITHOUT: dict[str, Switch] = {
     "lost": (repair.Announcements, "look", _nobody),
     "plans": (repair.Repair, "plans", _nothing),
     "results": (results.Results, "repair", _nothing),
-    "changes": (changes.Changes, "_take", _zero),
+    "changes": (changes.Changes, "run", _nothing),
     "quiet": (changes.Changes, "overdue", _zero),
     "keys": (repair.Repair, "keys", _nothing),
 }

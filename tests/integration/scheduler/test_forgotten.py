@@ -45,6 +45,7 @@ def test_a_revision_that_was_forgotten_is_planned_again_only_when_asked_for(
 ) -> None:
     """However often it is noticed: by the hook, by /changes, or by a comparison with Orthanc."""
     study = ran(platform, orthanc, tmp_path)
+    (before,) = platform.study(study.study_id)["plans"]
     with platform.ledger.write() as db:
         assert retention.bury(db, [study.study_id])
     assert platform.ledger.study(study.study_id) is None
@@ -56,7 +57,8 @@ def test_a_revision_that_was_forgotten_is_planned_again_only_when_asked_for(
     platform.transport.wake("test")
     worker = HandWorker(platform)
     assert [worker.run().jobName for _ in CHAIN] == ["a", "b", "c"]
-    assert len(platform.wait_for(study.study_id, "finished")["plans"]) == 1
+    (after,) = platform.wait_for(study.study_id, "finished")["plans"]
+    assert (before["run"], after["run"]) == (1, 2), "no id of a plan, job or attempt comes twice"
 
 
 def test_an_event_that_came_in_the_moment_in_which_its_study_was_forgotten_is_dealt_with(

@@ -166,7 +166,7 @@ def test_rules_that_change_are_in_force_at_once_for_studies_that_are_held(
     wait_until(lambda: "2 of 4 series" in str(platform.study(study.study_id)["reason"]), 20)
     platform.settings.completeness.unlink()
     found = platform.wait_for(study.study_id, "finished")
-    assert found["plans"][0]["reason"] == "rules"
+    assert "rules" in found["plans"][0]["reason"].split(", ")  # and /changes may tell of it at the same time
 
 
 def test_rules_that_changed_while_nobody_looked_are_noticed(

@@ -20,6 +20,7 @@ def upgrade() -> None:
         "tombstones",
         sa.Column("study_id", sa.String(64), primary_key=True),
         sa.Column("revision", sa.String(16), primary_key=True),
+        sa.Column("run", sa.Integer, nullable=False),
         sa.Column("ended_at", sa.Float, nullable=False),
     )
     op.add_column("studies", sa.Column("last_update", sa.String(32)))
