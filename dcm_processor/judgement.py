@@ -64,6 +64,8 @@ def judge(outcome: Outcome, tries: Tries, retry: Retry, chance: float) -> Judgem
             return Judgement(JobState.CANCELLED, AttemptState.CANCELLED, outcome.error or "cancelled")
         case ExitReason.HANDED_BACK:
             return Judgement(JobState.WAITING, AttemptState.HANDED_BACK)
+        case ExitReason.FORGOTTEN:
+            return Judgement(JobState.WAITING, AttemptState.LOST)
         case ExitReason.LOST:
             losses = tries.losses + 1
             if losses <= retry.lost:

@@ -90,6 +90,7 @@ class ExitReason(StrEnum):
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
     HANDED_BACK = "handed_back"  # the worker was told to stop, or has a script.sh to run first
+    FORGOTTEN = "forgotten"  # Redis was emptied while it was queued: whether a worker had begun it is not known
     LOST = "lost"  # no announcement, or a SIGKILL that neither we nor an OOM kill sent
     ENVIRONMENT = "environment"  # the service's environment could not be built
     OUTAGE = "outage"  # Orthanc, the scheduler, an index of packages or a disk was away or full

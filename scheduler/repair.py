@@ -1,7 +1,6 @@
 """Differences between ledger and Redis, closed: attempts Redis lost, attempts whose worker is gone."""
 
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
@@ -31,8 +30,10 @@ QUEUED_GRACE = 10.0
 """Seconds after which a queued attempt should be in a queue, or claimed."""
 SCANS = 5
 """Steps through Redis's keys in one look for those that should be gone."""
-PUSHED = 1000
-"""Attempts that are pushed again in one look, the oldest first."""
+PUSHED = 200
+"""Attempts that are pushed again, or followed by their next, in one look, the oldest first."""
+TOGETHER = 50
+"""Of these so many are followed by their next in one transaction: the hook waits for the ledger meanwhile."""
 SWEPT = 10
 """Plans looked at in one look of which something is on its way."""
 SWEEP_SECONDS = 0.05
@@ -106,9 +107,11 @@ class Repair:
         """Push queued attempts that Redis does not know; end started ones that nobody announces; repeat cancels.
 
         A queued one that somebody has is started, though the report that said so was lost: from then on it can be lost.
+        One that Redis forgot with everything else may have begun, and its worker be dead: it is lost, uncounted, and
+        its next follows.
         """
         try:
-            self._look_for_emptying()
+            emptied_at = self._look_for_emptying()
             announced = self._transport.announcements()
             with self._ledger.read() as db:
                 started = attempts.started(db)
@@ -127,11 +130,13 @@ class Repair:
         self._slept = self._suspended()
         lost = self._announcements.look([row["attempt_id"] for row in started], announced, self._clock())
         self._end_lost(lease, effects, lost)
-        self._pushed &= queued.keys()
         if missing:
             with self._ledger.write(lease) as db:
                 repairs.count(db, RepairKind.ATTEMPT_UNKNOWN, len(missing), now=now)
-        for attempt_id in missing:
+        forgotten = [attempt_id for attempt_id in missing if queued[attempt_id][4] < emptied_at]
+        self._follow(lease, effects, forgotten)
+        self._pushed &= queued.keys()
+        for attempt_id in missing[len(forgotten) :]:
             if attempt_id not in self._pushed:
                 log.warning("a queued attempt that Redis does not know is pushed", attemptId=attempt_id)
             self._pushed.add(attempt_id)
@@ -147,6 +152,17 @@ class Repair:
                     attempts.start(db, found[0], now=time.time())
                     repairs.count(db, RepairKind.ATTEMPT_UNREPORTED, now=time.time())
         self._had = had
+
+    def _follow(self, lease: Lease, effects: Effects, forgotten: Sequence[str]) -> None:
+        """Have attempts that Redis forgot followed by their next ones."""
+        for start in range(0, len(forgotten), TOGETHER):
+            with deciding(self._ledger, lease, effects) as (db, own):
+                for attempt_id in forgotten[start : start + TOGETHER]:
+                    found = attempts.get(db, attempt_id)
+                    if found is not None and found[0]["state"] == AttemptState.QUEUED:
+                        log.warning("attempt lost: Redis was emptied while it was queued", attemptId=attempt_id)
+                        outcome = Outcome(ExitReason.FORGOTTEN, error="Redis was emptied while it was queued")
+                        end(db, found, outcome, own, now=time.time())
 
     def _end_lost(self, lease: Lease, effects: Effects, lost: Iterable[str]) -> None:
         for attempt_id in lost:
@@ -238,15 +254,22 @@ class Repair:
         effects.cancel.extend(unwanted & set(announced))
         effects.unwanted.extend(unwanted)
 
-    def _look_for_emptying(self) -> None:
-        with answers():
-            made = self._transport.redis.set(MARKER, uuid.uuid4().hex, nx=True)
+    def _look_for_emptying(self) -> float:
+        """When Redis was last found to be new or emptied, in seconds since the epoch; 0: that is not known."""
+        with answers(), self._transport.redis.pipeline(transaction=True) as pipe:
+            pipe.set(MARKER, f"{time.time():.3f}", nx=True)
+            pipe.get(MARKER)
+            made, marker = pipe.execute()
         if made:
             log.info("Redis is new or was emptied; running attempts get time to announce themselves")
             self._emptied()
             self._emptied_at = self._clock()
             self._announcements.blind()
             self._missed.clear()
+        try:
+            return float(marker)
+        except (TypeError, ValueError):
+            return 0.0
 
     def _missing(self, queued: Mapping[str, str]) -> tuple[Sequence[str], set[str]]:
         """Of queued attempts (id -> queue), those that neither a queue nor a worker has, seen so twice in a row.

@@ -144,6 +144,7 @@ class Crashes(RuleBasedStateMachine):
         if found is None or not self.transport.claim(self._report(attempt_id)):
             return
         order = found[0]
+        self._check_predecessors(order)
         self.starts[attempt_id] += 1
         self.running[attempt_id] = order
         self._check_inputs(order)
@@ -277,6 +278,13 @@ class Crashes(RuleBasedStateMachine):
             assert (self.base / "data" / folder / "attempt").exists(), (order.attemptId, folder)
         for seen in order.outcomes.values():
             assert seen["state"] in ("finished", "failed", "skipped", "cancelled", "lost"), order.outcomes
+
+    def _check_predecessors(self, order: Order) -> None:
+        """No attempt begins before the job's last one has ended, and not well."""
+        for job in self._jobs():
+            if job["jobId"] == order.jobId:
+                before = [each["state"] for each in job["attempts"] if each["attempt"] < order.attempt]
+                assert not {"queued", "started", "finished"} & set(before), job
 
     def _jobs(self) -> list[dict[str, Any]]:
         found = [self.ledger.study(study_id) for study_id in self.controller.shapes]

@@ -24,9 +24,9 @@ def hasty(tmp_path: Path, valkey: ValkeyServer, orthanc: OrthancServer, monkeypa
     return Platform(tmp_path / "base", valkey, orthanc, STABLE_AGE=1)
 
 
-def claimed_unheard(platform: Platform, orthanc: OrthancServer, tmp_path: Path) -> tuple[str, str]:
+def claimed_unheard(platform: Platform, orthanc: OrthancServer, tmp_path: Path, *, lost: int = 2) -> tuple[str, str]:
     """A study, and its attempt: claimed while the controller was away, the report that said so lost with Redis."""
-    platform.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    platform.install("svc", [{"jobName": "a", "retry": {"lost": lost}}], YES, tmp_path / "source")
     platform.start()
     study = send(orthanc, tmp_path / "study")
     platform.announce(study.study_id)
@@ -50,6 +50,25 @@ def test_an_attempt_whose_start_nobody_heard_of_is_lost_when_its_worker_falls_si
         hasty.wait_for(study_id, "finished")
     assert [attempt["state"] for attempt in hasty.jobs(study_id)["a"]["attempts"]] == ["lost", "finished"]
     assert hasty.counted()[RepairKind.ATTEMPT_LOST] == 1
+
+
+def test_an_attempt_that_began_unheard_before_redis_was_emptied_is_lost_with_its_worker_and_uses_up_nothing(
+    hasty: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    """Whoever began it may have been on another host: it must not begin again under the same number."""
+    study_id, attempt_id = claimed_unheard(hasty, orthanc, tmp_path, lost=0)
+    hasty.transport.redis.flushall()
+    with hasty:
+        again = HandWorker(hasty).run()
+        assert (again.attemptId, again.attempt) == (attempt_id[:-1] + "2", 2)
+        hasty.wait_for(study_id, "finished")
+        assert not hasty.transport.claim(HandWorker(hasty).report(attempt_id)), "who had popped it comes too late"
+    attempts_of = hasty.jobs(study_id)["a"]["attempts"]
+    assert [(each["state"], each["exitReason"]) for each in attempts_of] == [
+        ("lost", "forgotten"),
+        ("finished", "done"),
+    ]
+    assert hasty.counted() == {RepairKind.ATTEMPT_UNKNOWN: 1}
 
 
 def test_an_attempt_whose_start_nobody_heard_of_runs_on_while_it_is_announced(

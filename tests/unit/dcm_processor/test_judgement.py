@@ -97,5 +97,10 @@ def test_an_attempt_handed_back_is_not_counted() -> None:
     assert (judgement.job, judgement.counter, judgement.delay) == (JobState.WAITING, None, 0)
 
 
+def test_an_attempt_that_redis_forgot_is_lost_and_not_counted() -> None:
+    judgement = judge(Outcome(ExitReason.FORGOTTEN), Tries(losses=9), Retry(lost=0), 0)
+    assert (judgement.job, judgement.attempt, judgement.counter) == (JobState.WAITING, AttemptState.LOST, None)
+
+
 def test_cancelled_ends_the_job() -> None:
     assert judge(Outcome(ExitReason.CANCELLED), Tries(), Retry(max=3), 0).job is JobState.CANCELLED
