@@ -27,6 +27,19 @@ from tests.waiting import wait_until
 YES = "def applies(**kwargs):\n    return True\n"
 
 
+def hangs_once(marker: Path) -> str:
+    """A callback that hangs the first time, which it notes in `marker`."""
+    return f"""
+        import os, time
+        def applies(**kwargs):
+            first = not os.path.exists({str(marker)!r})
+            open({str(marker)!r}, "a").close()
+            if first:
+                time.sleep(1000)
+            return True
+    """
+
+
 class Platform:
     """BASEDIR and its controller; `with` runs the controller in a thread."""
 

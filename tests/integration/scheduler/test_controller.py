@@ -11,7 +11,7 @@ import requests
 
 from dcm_processor.vocabulary import EventKind, ExitReason, RepairKind
 from tests.dicom import make_study, upload
-from tests.integration.scheduler.platform import YES, HandWorker, Platform, hasten, send
+from tests.integration.scheduler.platform import YES, HandWorker, Platform, hangs_once, hasten, send
 from tests.servers import OrthancServer, ValkeyServer
 from tests.waiting import wait_until
 
@@ -291,16 +291,7 @@ def test_orthanc_away_while_planning_counts_as_no_failure_of_the_study(tmp_path:
 
 def test_planning_that_was_killed_is_tried_again(platform: Platform, orthanc: OrthancServer, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    callback = f"""
-        import os, time
-        def applies(**kwargs):
-            first = not os.path.exists({str(marker)!r})
-            open({str(marker)!r}, "a").close()
-            if first:
-                time.sleep(1000)
-            return True
-    """
-    platform.install("svc", [{"jobName": "a"}], callback, tmp_path / "source")
+    platform.install("svc", [{"jobName": "a"}], hangs_once(marker), tmp_path / "source")
     study = send(orthanc, tmp_path / "study")
     platform.announce(study.study_id)
     wait_until(marker.exists, 20, "the callback runs")

@@ -17,7 +17,7 @@ from dcm_processor.ledger import repairs, schema
 from dcm_processor.vocabulary import RepairKind
 from scheduler.effects import Effects
 from tests.dicom import make_study, upload
-from tests.integration.scheduler.platform import YES, HandWorker, Platform, send
+from tests.integration.scheduler.platform import YES, HandWorker, Platform, hangs_once, send
 from tests.servers import OrthancServer, ValkeyServer
 from tests.waiting import wait_until
 
@@ -143,17 +143,8 @@ def test_an_event_whose_planning_a_leader_left_is_planned_by_the_next_and_counte
     tmp_path: Path, valkey: ValkeyServer, orthanc: OrthancServer
 ) -> None:
     marker = tmp_path / "marker"
-    callback = f"""
-        import os, time
-        def applies(**kwargs):
-            first = not os.path.exists({str(marker)!r})
-            open({str(marker)!r}, "a").close()
-            if first:
-                time.sleep(1000)
-            return True
-    """
     platform = Platform(tmp_path / "base", valkey, orthanc, STABLE_AGE=1)
-    platform.install("svc", [{"jobName": "a"}], callback, tmp_path / "source")
+    platform.install("svc", [{"jobName": "a"}], hangs_once(marker), tmp_path / "source")
     with controller(platform, tmp_path / "first.log"):
         wait_until(lambda: lease(platform)[1], 60, "it leads")
         study = send(orthanc, tmp_path / "study")
