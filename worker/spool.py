@@ -71,9 +71,7 @@ class AttemptFolder:
         """
         self = cls(spool, report.attemptId)
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = self._acquire()
             if (ended := self.outcome()) is not None:
                 os.close(self._lock)
                 raise AttemptEndedError(ended)
@@ -91,6 +89,24 @@ class AttemptFolder:
         except OSError as error:
             raise SpoolError(f"the spool {spool} takes nothing: {error.strerror}") from error
         return self
+
+    def _acquire(self) -> int:
+        """Make the folder and lock it; anew where somebody removed it in between.
+
+        Raises BlockingIOError where somebody else holds the lock.
+        """
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with suppress(FileNotFoundError):
+                fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if os.fstat(fd).st_nlink:
+                        return fd
+                except OSError:
+                    os.close(fd)
+                    raise
+                os.close(fd)
 
     @property
     def lock(self) -> int:
@@ -177,11 +193,19 @@ class AttemptFolder:
 
     def remove(self) -> bool:
         """Remove the folder and all that is in it, unless somebody runs the attempt."""
-        if self.alive():
+        try:
+            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.clear_scratch()
+            with suppress(OSError):
+                service_tree.remove(self.path)
+        except BlockingIOError:
             return False
-        self.clear_scratch()
-        with suppress(OSError):
-            service_tree.remove(self.path)
+        finally:
+            os.close(lock)
         return True
 
 

@@ -1,9 +1,12 @@
 """The spool: whole files or none, and who holds what."""
 
+import fcntl
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +77,38 @@ def test_it_lives_as_long_as_somebody_holds_its_lock(tmp_path: Path) -> None:
     assert folder.alive()
     os.close(copy)
     assert not folder.alive()
+
+
+def test_nobody_removes_a_folder_under_a_horse_that_begins_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an attempt that was given up while its horse stood still, and that goes on just as the folder is removed."""
+    flock, opened = fcntl.flock, os.open
+    meanwhile = [lambda: AttemptFolder(tmp_path, "job-1").remove()]
+
+    def stopped_before(*parts: Any) -> None:
+        if meanwhile:
+            meanwhile.pop()()
+        flock(*parts)
+
+    monkeypatch.setattr(fcntl, "flock", stopped_before)
+    folder = AttemptFolder.create(tmp_path, REPORT)
+    monkeypatch.undo()
+    assert AttemptFolder(tmp_path, "job-1").alive()
+    assert not AttemptFolder(tmp_path, "job-1").remove()
+    os.close(folder.lock)
+
+    def removed_before(path: Any, *parts: Any, **named: Any) -> int:
+        if meanwhile and Path(path).name == "lock":
+            meanwhile.pop()()
+        return opened(path, *parts, **named)
+
+    meanwhile.append(lambda: shutil.rmtree(tmp_path / "job-1"))
+    monkeypatch.setattr(os, "open", removed_before)
+    folder = AttemptFolder.create(tmp_path, REPORT)
+    monkeypatch.undo()
+    assert AttemptFolder(tmp_path, "job-1").alive()
+    os.close(folder.lock)
 
 
 def test_an_attempt_that_has_run_does_not_run_again(tmp_path: Path) -> None:
