@@ -38,7 +38,7 @@ check mypy "$venv/bin/mypy"
 check import-linter "$venv/bin/lint-imports"
 check shellcheck "$venv/bin/shellcheck" "${scripts[@]}"
 check pytest "$venv/bin/python" -m pytest -p tests.left_out -p tests.side_by_side \
-  --numprocesses auto --maxprocesses 4 --no-loadscope-reorder "$@"
+  --numprocesses auto --no-loadscope-reorder "$@"
 
 ((${#failed[@]} == 0)) || fail "failed: ${failed[*]}"
 say "everything passed that ran"

@@ -5,6 +5,8 @@ With them run those in a browser, which drops what it loads whenever a network o
 loads it.
 """
 
+import os
+
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -16,6 +18,12 @@ class ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return "containers" if file.startswith(("tests/browser/", "tests/containers/")) else file
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: most tests wait most of the time. Not more than four, however many."""
+    return min(len(os.sched_getaffinity(0)) + 1, 4)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:

@@ -42,6 +42,7 @@ class Result:
     sent: int = 0
     sent_again: int = 0
     callbacks: int = 0
+    repairs: dict[str, int] = field(default_factory=dict)  # by kind
 
     @property
     def findings(self) -> list[Finding]:
@@ -182,6 +183,7 @@ class Campaign:
         judgement = oracle.judge(self._studies, self._jobs, record, told, self._stand.data)
         self.result.judgement = judgement
         self.result.callbacks = len(record.of("callback"))
+        self.result.repairs = self._stand.repairs()
         self.result.sent, self.result.sent_again = len(self._scanner.sent), self._scanner.again
         attempts = {
             attempt["attemptId"]: attempt["state"]

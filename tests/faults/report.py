@@ -19,6 +19,11 @@ def rows(result: Result) -> Rows:
     return [(fault, doing or "-", str(number)) for (fault, doing), number in sorted(counted.items())]
 
 
+def repairs(result: Result) -> Rows:
+    """What the platform found and closed by itself: the metric, its kind, its count."""
+    return [("dcm_processor_repairs_total", kind, str(number)) for kind, number in result.repairs.items()]
+
+
 def sums(result: Result) -> list[tuple[str, str]]:
     """What the run comes to."""
     counts, judgement = result.judgement.counts, result.judgement
@@ -53,6 +58,10 @@ def show(result: Result, console: Console) -> None:
     for row in rows(result):
         table.add_row(*row)
     console.print(table)
+    table = Table("metric", "kind", "count")
+    for row in repairs(result):
+        table.add_row(*row)
+    console.print(table)
     table = Table("seed", str(result.seed))
     for pair in sums(result):
         table.add_row(*pair)
@@ -67,6 +76,8 @@ def markdown(result: Result, command: str) -> str:
     lines += [f"| {name} | {value} |" for name, value in sums(result)]
     lines += ["", "| fault | the victim was | times |", "|---|---|---:|"]
     lines += [f"| {fault} | {doing} | {number} |" for fault, doing, number in rows(result)]
+    lines += ["", "| metric | kind | count |", "|---|---|---:|"]
+    lines += [f"| `{metric}` | `{kind}` | {number} |" for metric, kind, number in repairs(result)]
     return "\n".join(lines) + "\n"
 
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import redis
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 from dcm_processor import basedir, server_files
 from dcm_processor.ledger import Ledger
@@ -212,14 +213,25 @@ class Stand:
 
     # -- what it says of itself
 
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.settings.secret('scheduler_token')}"}
+
     def api(self, path: str) -> Any:
         """The scheduler's answer, or None where it does not know that."""
-        headers = {"Authorization": f"Bearer {self.settings.secret('scheduler_token')}"}
-        answer = self._http.get(f"{self.settings.scheduler_url}/api/v1/{path}", headers=headers, timeout=60)
+        answer = self._http.get(f"{self.settings.scheduler_url}/api/v1/{path}", headers=self._headers, timeout=60)
         if answer.status_code == requests.codes.not_found:
             return None
         answer.raise_for_status()
         return answer.json()
+
+    def repairs(self) -> dict[str, int]:
+        """How many differences of each kind the platform says it has closed (GET /metrics)."""
+        answer = self._http.get(f"{self.settings.scheduler_url}/metrics", headers=self._headers, timeout=60)
+        answer.raise_for_status()
+        samples = (sample for family in text_string_to_metric_families(answer.text) for sample in family.samples)
+        name = "dcm_processor_repairs_total"
+        return {sample.labels["kind"]: int(sample.value) for sample in samples if sample.name == name}
 
     def studies(self) -> Iterator[dict[str, Any]]:
         """Every study the scheduler knows, with its plans, jobs and attempts."""
