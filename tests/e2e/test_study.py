@@ -6,6 +6,7 @@ import signal
 import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,38 @@ def test_a_killed_worker_takes_its_job_along_and_another_runs_it_again(
     assert stack.ended(study.study_id, 150) == {"long": "finished"}
     attempts = stack.jobs(study.study_id)["long"]["attempts"]
     assert [attempt["state"] for attempt in attempts] == ["lost", "finished"]
+
+
+def test_a_study_that_two_senders_send_at_once_is_one_and_is_processed_once(
+    stack: Stack, services: Callable[..., None], tmp_path: Path
+) -> None:
+    record = tmp_path / "record"
+    services(
+        "once",
+        [{"jobName": "whole"}, {"jobName": "part", "level": "series"}],
+        work=f"""
+            import os
+            def work(jobName, dicom_dir, planId):
+                files = sum(len(names) for _, _, names in os.walk(dicom_dir))
+                with open({str(record)!r}, "a") as record:
+                    print(planId, jobName, files, file=record)
+        """,
+    )
+    study = make_study(tmp_path / "dicom", [{"Modality": "CT", "instances": 60}, {"Modality": "CT", "instances": 40}])
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for number, file in enumerate(reversed(study.files)):  # the other one begins at the other end
+        (copies / f"{number:03d}.dcm").write_bytes(file.read_bytes())
+    with ThreadPoolExecutor(2) as senders:
+        done = list(senders.map(lambda folder: stack.bash_cli("send", str(folder)), (tmp_path / "dicom", copies)))
+    assert [each.returncode for each in done] == [0, 0], done
+    stack.ended(study.study_id, 120)
+    wait_until(lambda: (stack.study(study.study_id) or {})["plans"][0]["numberOfInstances"] == 100, 60, "all of it")
+    assert set(stack.ended(study.study_id, 120).values()) == {"finished"}
+    plans = (stack.study(study.study_id) or {})["plans"]
+    assert len({plan["revision"] for plan in plans}) == len(plans)  # no content was planned twice
+    newest = [line.split()[1:] for line in record.read_text().splitlines() if line.startswith(plans[0]["planId"])]
+    assert sorted(newest) == [["part", "40"], ["part", "60"], ["whole", "100"]]
 
 
 def test_a_study_that_is_gone_before_it_is_planned_is_told_so(stack: Stack, tmp_path: Path) -> None:
