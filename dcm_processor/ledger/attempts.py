@@ -139,7 +139,7 @@ def queued(db: Connection) -> Sequence[tuple[str, str, str, str, float]]:
     """Queued attempts, oldest first: attempt_id, job_id, plan_id, queue, queued_at."""
     query = select(attempts.c.attempt_id, jobs.c.job_id, jobs.c.plan_id, jobs.c.queue, attempts.c.queued_at)
     query = query.join(jobs, jobs.c.job_id == attempts.c.job_id).where(attempts.c.state == AttemptState.QUEUED)
-    return db.execute(query.order_by(attempts.c.queued_at)).tuples().all()
+    return db.execute(query.order_by(attempts.c.queued_at)).all()
 
 
 def retries_due(db: Connection, *, now: float) -> Sequence[RowMapping]:

@@ -234,5 +234,6 @@ def test_a_controller_that_was_away_when_the_limit_passed_plans_it_when_it_comes
     platform.stop()
     set_until(platform, study, time.time() - 1)
     platform.start()
-    found = platform.wait_for(study.study_id, "finished")
-    assert [plan["reason"] for plan in found["plans"]] == ['limit; incomplete: 2 of 3 series (rule "CT")']
+    [plan] = platform.wait_for(study.study_id, "finished")["plans"]
+    why = plan["reason"].removeprefix("change, ")  # Orthanc may have found it stable while the controller was away
+    assert why == 'limit; incomplete: 2 of 3 series (rule "CT")'
