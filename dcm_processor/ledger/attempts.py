@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, exists, func, insert, select, update
 
 from dcm_processor import identity
 from dcm_processor.ledger import plans
@@ -60,10 +60,23 @@ def get(db: Connection, attempt_id: str) -> tuple[RowMapping, RowMapping] | None
 
 
 def finished_among(db: Connection, attempt_ids: Sequence[str]) -> dict[str, RowMapping]:
-    """Of these attempts those that finished their job, with the job; the last to end is the last."""
+    """Of these attempts those that finished their job, with the job; the last to end is the last.
+
+    `outdated`: a later plan's job, of which the results lie in the same place, has finished since.
+    """
+    newer = jobs.alias()
+    outdated = exists().where(
+        newer.c.study_id == jobs.c.study_id,
+        newer.c.job_name == jobs.c.job_name,
+        newer.c.series_id.is_not_distinct_from(jobs.c.series_id),
+        newer.c.state == JobState.FINISHED,
+        newer.c.reused_from.is_(None),
+        newer.c.ended_at > jobs.c.ended_at,
+    )
     found: dict[str, RowMapping] = {}
     for start in range(0, len(attempt_ids), 1000):  # a database takes so many parameters, not any number
-        query = select(attempts.c.attempt_id.label("finished"), jobs).join(jobs, jobs.c.job_id == attempts.c.job_id)
+        query = select(attempts.c.attempt_id.label("finished"), jobs, outdated.label("outdated"))
+        query = query.join(jobs, jobs.c.job_id == attempts.c.job_id)
         query = query.where(
             attempts.c.attempt_id.in_(attempt_ids[start : start + 1000]), attempts.c.state == AttemptState.FINISHED
         )
