@@ -23,9 +23,12 @@ class Cancelled:
 _UNENDED = (JobState.WAITING, JobState.QUEUED, JobState.STARTED, JobState.RETRYING)
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 
-# Made once: whoever waits for a job's successor waits for these.
+# Made once: whoever waits for a job's successor waits for these, and an idle controller asks every second.
 _ATTEMPT = select(attempts).where(attempts.c.attempt_id == bindparam("attempt"))
 _JOB = select(jobs).where(jobs.c.job_id == bindparam("job"))
+_RETRIES_DUE = (
+    select(jobs).where(jobs.c.state == JobState.RETRYING, jobs.c.due_at <= bindparam("now")).order_by(jobs.c.due_at)
+)
 _ADD = insert(attempts)
 _SET_ATTEMPT = update(attempts).where(attempts.c.attempt_id == bindparam("of_attempt"))
 _SET_JOB = update(jobs).where(jobs.c.job_id == bindparam("of_job"))
@@ -156,8 +159,7 @@ def queued(db: Connection) -> Sequence[tuple[str, str, str, str, float]]:
 
 
 def retries_due(db: Connection, *, now: float) -> Sequence[RowMapping]:
-    query = select(jobs).where(jobs.c.state == JobState.RETRYING, jobs.c.due_at <= now)
-    return db.execute(query.order_by(jobs.c.due_at)).mappings().all()
+    return db.execute(_RETRIES_DUE, {"now": now}).mappings().all()
 
 
 def retrying(db: Connection, *, after: float) -> Sequence[RowMapping]:
