@@ -22,7 +22,7 @@
             ├── DataFullError              DATA has no room for a study's files, inputs or output
             ├── SchedulerUnavailableError  the scheduler does not answer a worker, or refuses its token
             ├── LedgerUnavailableError     the database is locked, full or away
-            └── TransportUnavailableError  Redis does not answer
+            └── TransportUnavailableError  Redis does not answer, is full, or refuses otherwise
 
 A message names what, why and what to do. It never carries a value of a DICOM element.
 """
@@ -122,4 +122,4 @@ class LedgerUnavailableError(OutageError):
 
 
 class TransportUnavailableError(OutageError):
-    """Redis does not answer."""
+    """Redis does not answer, is full, or refuses otherwise."""

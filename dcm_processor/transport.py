@@ -117,7 +117,7 @@ class Held:
 class Transport:
     """Redis, as far as this project uses it beside RQ.
 
-    Every method raises TransportUnavailableError where Redis does not answer.
+    Every method raises TransportUnavailableError where Redis does not answer, or refuses.
     """
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
@@ -131,6 +131,7 @@ class Transport:
             retry=Retry(NoBackoff(), 1),
         )
         self._claim = self.redis.register_script(_CLAIM)
+        self.refused = False  # told in the log that not all could be laid down (Effects.carry_out)
 
     def close(self) -> None:
         self.redis.close()
@@ -330,14 +331,23 @@ def parse_report(entry: Mapping[str, bytes]) -> Report:
 
 
 class answers:  # noqa: N801 - reads as a phrase: `with answers():`
-    """Turn the client's errors into TransportUnavailableError."""
+    """Turn the client's errors into TransportUnavailableError, those of a Redis that answers and refuses too."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, redis.RedisError | OSError):
-            raise TransportUnavailableError(f"Redis does not answer: {type(error).__name__}: {error}") from error
+            raise TransportUnavailableError(reason(error)) from error
+
+
+def reason(error: BaseException) -> str:
+    """Why Redis cannot be used, of an error of its client; no value of what was asked stands in it."""
+    if isinstance(error, redis.OutOfMemoryError):
+        return "Redis is full and takes nothing: make room there, or give it more (maxmemory)"
+    if isinstance(error, redis.ResponseError):  # of a pipeline's the client's text begins with the command
+        return f"Redis refuses: {str(error).rpartition('of pipeline caused error: ')[2]}"
+    return f"Redis does not answer: {type(error).__name__}: {error}"
 
 
 _CLAIM = """

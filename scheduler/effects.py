@@ -71,27 +71,35 @@ class Effects:
         for attempt_id, folder in self.publish:
             results.publish(attempt_id, folder)
         try:
-            found: list[tuple[PlanOrder | None, list[Made]]] = [*self.new, *((None, made) for made in self.orders)]
-            for plan_id, job_ids in self.ready.items():
-                with ledger.read() as db:
-                    found.append((None, orders(db, plan_id, job_ids)))
-            for plan, made in found:
-                if complete := [(order, queue) for order, queue in made if not results.lacks(order.inputs)]:
-                    shared = plan or _lacking(ledger, transport, complete[0][0].planId)
-                    shared = shared and replace(shared, dataId=results.data_id, current=_current(store))
-                    enqueue(transport, shared, complete)
-            if self.cancel:
-                transport.request_cancel(self.cancel)
-            if self.accepted:
-                transport.forget_attempts(self.accepted, acknowledge=True)
-            if self.unwanted:
-                transport.forget_attempts(self.unwanted, acknowledge=False)
-            for plan_id in self.ended_plans:
-                transport.forget_plan(plan_id)
+            self._tell(ledger, transport, results, store)
         except TransportUnavailableError as error:
-            log.warning("Redis does not answer; repair pushes what it lacks once it does", error=str(error))
+            if not transport.refused:
+                log.warning("Redis has not taken all; repair pushes what it lacks once it can", error=str(error))
+            transport.refused = True
         for attempt in self.told:
             log.info("attempt ended", **attempt)
+
+    def _tell(self, ledger: Ledger, transport: Transport, results: Results, store: Store) -> None:
+        """Have Redis hold what follows. What goes comes first: a full one gets room by it."""
+        if self.unwanted:
+            transport.forget_attempts(self.unwanted, acknowledge=False)
+        for plan_id in self.ended_plans:
+            transport.forget_plan(plan_id)
+        found: list[tuple[PlanOrder | None, list[Made]]] = [*self.new, *((None, made) for made in self.orders)]
+        for plan_id, job_ids in self.ready.items():
+            with ledger.read() as db:
+                found.append((None, orders(db, plan_id, job_ids)))
+        for plan, made in found:
+            if complete := [(order, queue) for order, queue in made if not results.lacks(order.inputs)]:
+                shared = plan or _lacking(ledger, transport, complete[0][0].planId)
+                shared = shared and replace(shared, dataId=results.data_id, current=_current(store))
+                enqueue(transport, shared, complete)
+        if self.cancel:
+            transport.request_cancel(self.cancel)
+        if self.accepted:
+            transport.forget_attempts(self.accepted, acknowledge=True)
+        if found or self.cancel or self.accepted:
+            transport.refused = False
 
 
 def _current(store: Store) -> dict[str, str]:

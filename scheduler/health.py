@@ -22,10 +22,11 @@ def live() -> Live:
 @health.get("/ready")
 @operation("Is it ready?", answer=Ready, right=None, problems=(503,))
 def ready() -> Ready | Response:
-    """The ledger can be written and Redis answers; else 503, and `checks` says which does not.
+    """The ledger and Redis take writes; else 503, and `checks` says which does not.
 
     A DATA that is low on room is a warning: events are taken, plans made, and jobs that need no new files run. So are
-    rules of completeness that cannot be used: events are taken, and their studies wait.
+    rules of completeness that cannot be used: events are taken, and their studies wait. So is a Redis that evicts keys
+    when it is full, instead of refusing to take more.
     """
     readiness = parts().readiness
     checks = readiness.checks()

@@ -35,43 +35,57 @@ class LogReceiver(threading.Thread):
         self._stopped.set()
 
     def run(self) -> None:
+        waiting = False
         while not self._stopped.is_set():
             try:
                 self.receive(block_ms=_IDLE_BLOCK_MS)
+                waiting = False
             except (TransientError, OSError) as error:
-                log.warning("logs cannot be received now", error=str(error))
+                if not waiting:
+                    log.warning("logs cannot be received now", error=str(error))
+                waiting = True
                 self._stopped.wait(2)
             except Exception:  # the thread's edge: no log may end the receiving of logs
                 log.exception("receiving logs failed")
                 self._stopped.wait(2)
 
     def receive(self, *, block_ms: int) -> None:
-        """Deal with what is there, waiting up to `block_ms` for the first chunk."""
+        """Deal with what is there, waiting up to `block_ms` for the first chunk.
+
+        Raises TransientError where Redis or the ledger cannot be used, OSError where there is no room for a log.
+        """
         for entry_id, entry in self._transport.read({LOGS: "0"}, block_ms=block_ms, count=64).get(LOGS, []):
             try:
                 attempt_id, offset, chunk = entry["attemptId"].decode(), int(entry["offset"]), entry["chunk"]
             except (KeyError, ValueError):
                 log.error("dropped an entry of the log stream that no worker of ours wrote")
-            else:
-                self._take(attempt_id, offset, chunk)
-            self._transport.drop(LOGS, [entry_id])
+                self._transport.drop(LOGS, [entry_id])
+                continue
+            size = self._take(attempt_id, offset, chunk)
+            self._transport.drop(LOGS, [entry_id])  # and then say so: a full Redis gets room by what goes
+            if size is not None:
+                self._transport.log_taken(attempt_id, size)
 
-    def _take(self, attempt_id: str, offset: int, chunk: bytes) -> None:
-        """Write a chunk; one that cannot be is dropped for the others' sake: its worker sends it again for a day."""
+    def _take(self, attempt_id: str, offset: int, chunk: bytes) -> int | None:
+        """Write a chunk; returns how much of the log is here, None where nobody is to be told.
+
+        One that cannot be written is dropped for the others' sake: its worker sends it again for a day.
+        """
         try:
-            self._write(attempt_id, offset, chunk)
+            return self._write(attempt_id, offset, chunk)
         except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
             log.error("a part of a log is dropped: its file cannot be", attemptId=attempt_id, why=error.strerror)
         except (TransientError, OSError):
             raise  # no room, or somebody is away: all wait
         except Exception:
             log.exception("a part of a log is dropped: it cannot be taken", attemptId=attempt_id)
+        return None
 
-    def _write(self, attempt_id: str, offset: int, chunk: bytes) -> None:
+    def _write(self, attempt_id: str, offset: int, chunk: bytes) -> int | None:
         with self._ledger.read() as db:
             found = attempts.get(db, attempt_id)
         if found is None:
-            return
+            return None
         job = found[1]
         path = log_path(self._logs, job["study_id"], job["job_id"], split_attempt_id(attempt_id)[1])
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,4 +96,4 @@ class LogReceiver(threading.Thread):
                 file.seek(offset)  # not at the end, wherever that is by now: another leader may have written it since
                 file.write(chunk)
                 size = offset + len(chunk)
-        self._transport.log_taken(attempt_id, size)
+        return size

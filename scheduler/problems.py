@@ -49,7 +49,7 @@ _OF_ERRORS: Mapping[type[DcmProcessorError], tuple[int, str, str]] = {
     StudyGoneError: (410, "study-gone", "Orthanc does not hold the study any more"),
     LedgerUnavailableError: (503, "ledger-unavailable", "The ledger is not available"),
     LedgerError: (503, "ledger-unusable", "The ledger cannot be used as configured"),
-    TransportUnavailableError: (503, "redis-unavailable", "Redis does not answer"),
+    TransportUnavailableError: (503, "redis-unavailable", "Redis cannot be used"),
     OrthancUnavailableError: (503, "orthanc-unavailable", "Orthanc does not answer"),
     TransientError: (503, "try-again", "Trying again later may succeed"),
     DcmProcessorError: (500, "failed", "It could not be done"),

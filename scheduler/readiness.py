@@ -1,4 +1,4 @@
-"""Whether the scheduler can do its work: the ledger takes writes, Redis answers; and whether studies wait for rules."""
+"""Whether the scheduler can do its work: ledger and Redis take writes; and what will be trouble, though it can."""
 
 import threading
 import time
@@ -9,10 +9,13 @@ from typing import Protocol
 import redis
 import structlog
 
+from dcm_processor import redis_memory
 from dcm_processor.completeness import Rule
 from dcm_processor.errors import DcmProcessorError, RulesError
+from dcm_processor.transport import PREFIX, reason
 
 OK = "ok"
+EVICTS = "forgets what it took when it is full: set its maxmemory-policy to noeviction"
 PATIENCE = 1.5
 """Seconds for the ledger's answer: a database that hangs says nothing."""
 
@@ -54,7 +57,10 @@ class Readiness:
         return self._checks
 
     def warnings(self) -> dict[str, str]:
-        """What makes studies wait, though the scheduler is ready: `completeness`, where its rules cannot be used."""
+        """What is wrong, though the scheduler is ready.
+
+        `completeness`: its rules cannot be used, so that studies wait; `redis`: it evicts keys when it is full.
+        """
         self._look()
         return self._warnings
 
@@ -62,7 +68,7 @@ class Readiness:
         with self._lock:
             if self._looked_at is None or time.monotonic() - self._looked_at > self._seconds:
                 self._checks = {"ledger": self._check_ledger(), "redis": self._check_redis()}
-                self._warnings = self._check_rules()
+                self._warnings = self._check_rules() | self._check_policy()
                 self._looked_at = time.monotonic()
 
     def _check_ledger(self) -> str:
@@ -76,12 +82,22 @@ class Readiness:
         return OK
 
     def _check_redis(self) -> str:
+        """Ask for a write that does nothing, since there never is such a key: a full Redis refuses it all the same."""
         try:
-            self._redis.ping()
+            self._redis.set(PREFIX + "nothing", "", xx=True)
         except redis.RedisError as error:
-            _log.warning("Redis is not ready", reason=f"{type(error).__name__}: {error}")
-            return "does not answer"
+            _log.warning("Redis is not ready", reason=reason(error))
+            return "takes nothing" if isinstance(error, redis.ResponseError) else "does not answer"
         return OK
+
+    def _check_policy(self) -> dict[str, str]:
+        if self._checks["redis"] != OK:
+            return {}
+        try:
+            memory = redis_memory.read(self._redis)
+        except redis.RedisError:  # just now it answered; the next look tells
+            return {}
+        return {"redis": EVICTS} if memory is not None and memory.evicts else {}
 
     def _check_rules(self) -> dict[str, str]:
         look = self._looker.submit(self._rules)

@@ -8,6 +8,7 @@ import structlog
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from dcm_processor import redis_memory
 from dcm_processor.errors import TransportUnavailableError
 from dcm_processor.judgement import longest_delay
 from dcm_processor.ledger import Lease, Ledger, attempts, plans, repairs
@@ -38,6 +39,9 @@ SWEPT = 10
 """Plans looked at in one look of which something is on its way."""
 SWEEP_SECONDS = 0.05
 """After which plans of which nothing is on its way are left for the next look."""
+
+
+_FORGOT = "Redis was emptied, or evicted keys, while it was queued"
 
 
 class Announcements:
@@ -100,6 +104,7 @@ class Repair:
         self._swept = ""  # the last study whose plan was looked at
         self._had: set[str] = set()  # queued attempts that somebody had at the last look
         self._emptied_at: float | None = None
+        self._evicts = False  # told of in the log
         self._missed: set[str] = set()
         self._pushed: set[str] = set()  # told of in the log
 
@@ -107,11 +112,11 @@ class Repair:
         """Push queued attempts that Redis does not know; end started ones that nobody announces; repeat cancels.
 
         A queued one that somebody has is started, though the report that said so was lost: from then on it can be lost.
-        One that Redis forgot with everything else may have begun, and its worker be dead: it is lost, uncounted, and
-        its next follows.
+        One that Redis forgot with everything else, or may have evicted with its claim, may have begun, and its worker
+        be dead: it is lost, uncounted, and its next follows.
         """
         try:
-            emptied_at = self._look_for_emptying()
+            forgot_at = max(self._look_for_emptying(), self._look_for_eviction())
             announced = self._transport.announcements()
             with self._ledger.read() as db:
                 started = attempts.started(db)
@@ -133,7 +138,7 @@ class Repair:
         if missing:
             with self._ledger.write(lease) as db:
                 repairs.count(db, RepairKind.ATTEMPT_UNKNOWN, len(missing), now=now)
-        forgotten = [attempt_id for attempt_id in missing if queued[attempt_id][4] < emptied_at]
+        forgotten = [attempt_id for attempt_id in missing if queued[attempt_id][4] < forgot_at]
         self._follow(lease, effects, forgotten)
         self._pushed &= queued.keys()
         for attempt_id in missing[len(forgotten) :]:
@@ -160,8 +165,8 @@ class Repair:
                 for attempt_id in forgotten[start : start + TOGETHER]:
                     found = attempts.get(db, attempt_id)
                     if found is not None and found[0]["state"] == AttemptState.QUEUED:
-                        log.warning("attempt lost: Redis was emptied while it was queued", attemptId=attempt_id)
-                        outcome = Outcome(ExitReason.FORGOTTEN, error="Redis was emptied while it was queued")
+                        log.warning(f"attempt lost: {_FORGOT}", attemptId=attempt_id)
+                        outcome = Outcome(ExitReason.FORGOTTEN, error=_FORGOT)
                         end(db, found, outcome, own, now=time.time())
 
     def _end_lost(self, lease: Lease, effects: Effects, lost: Iterable[str]) -> None:
@@ -270,6 +275,22 @@ class Repair:
             return float(marker)
         except (TypeError, ValueError):
             return 0.0
+
+    def _look_for_eviction(self) -> float:
+        """Until when Redis may have evicted keys, in seconds since the epoch; 0: it has not since it was started."""
+        with answers():
+            memory = redis_memory.read(self._transport.redis)
+        evicts = memory is not None and memory.evicts
+        if evicts and not self._evicts:
+            log.warning(
+                "Redis forgets what it took when it is full, and what it forgot is to be found and made again; "
+                "set its maxmemory-policy to noeviction, and give it room enough",
+                policy=memory and memory.policy,
+                maxmemory=memory and memory.limit,
+                evicted=memory and memory.evicted,
+            )
+        self._evicts = evicts
+        return time.time() if memory is not None and memory.evicted else 0.0
 
     def _missing(self, queued: Mapping[str, str]) -> tuple[Sequence[str], set[str]]:
         """Of queued attempts (id -> queue), those that neither a queue nor a worker has, seen so twice in a row.

@@ -2,11 +2,14 @@
 
 DATA/attempts/<attemptId>              an attempt's output, written by a worker here or sent by one elsewhere
 DATA/attempts/<attemptId>.part         one that is arriving; renamed when it is whole
-DATA/attempts/<attemptId>.replaced     the results that those of the attempt took the place of
+DATA/attempts/<attemptId>.replaced     the results that those of the attempt took the place of; where newer ones were
+                                       there first, its own
+DATA/attempts/.publishing              held (flock) while results are put in their place, by one leader at a time
 DATA/results/<studyId>/<jobName>[/<seriesId>]
 """
 
 import errno
+import fcntl
 import os
 import threading
 import time
@@ -31,6 +34,7 @@ log = structlog.get_logger()
 ATTEMPTS, RESULTS = "attempts", "results"
 ASIDE = ".replaced"
 PART, TRASH = ".part", ".trash"
+_PUBLISHING = ".publishing"
 STALE_SECONDS = 24 * 3600.0
 """An upload that nobody has touched for so long was cut by the scheduler's own end."""
 
@@ -58,10 +62,12 @@ class Results:
         Returns whether it is in its place now.
 
         A crash between the two renames leaves the output under its attempt, and `repair` does the rest; so it does
-        where the system refuses a rename, which is told once.
+        where the system refuses a rename, or another leader is in the middle of it, which is told once. That one may
+        have been stopped there: nobody moves what it is about to move, until it has done so or is dead.
         """
         try:
-            self._publish(self._data / ATTEMPTS / attempt_id, self._data / folder)
+            with self._publishing():
+                self._publish(self._data / ATTEMPTS / attempt_id, self._data / folder)
         except OSError as error:
             if folder not in self._unpublished:
                 what = "results cannot be put in their place; what depends on them waits until they can"
@@ -86,7 +92,7 @@ class Results:
     def repair(self, ledger: Ledger) -> int:
         """Publish what was accepted and not published, in that order: the controller was interrupted, or could not.
 
-        Returns how many were published.
+        What would take the place of newer results is put aside. Returns how many were published.
         """
         try:
             with os.scandir(self._data / ATTEMPTS) as entries:
@@ -99,6 +105,9 @@ class Results:
         names = [entry.name for entry in folders if "." not in entry.name]
         with ledger.read() as db:
             finished = attempts.finished_among(db, names)
+        for attempt_id in [attempt_id for attempt_id, job in finished.items() if job["outdated"]]:
+            self._set_aside(attempt_id)
+            del finished[attempt_id]
         unpublished = [(result_folder(job), attempt_id) for attempt_id, job in finished.items()]
         unpublished += [each for each in self._unpublished.items() if each[1] not in finished]
         return sum(self.publish(attempt_id, folder) for folder, attempt_id in unpublished)
@@ -111,14 +120,30 @@ class Results:
                 self._make_way(made, place)
                 place.mkdir()  # a worker that has no DATA of ours
             return
-        aside = os.path.lexists(place)
-        if aside:
+        if os.path.lexists(place):
             _put_aside(made, place)
+        _move(made, place)
+
+    @contextmanager
+    def _publishing(self) -> Iterator[None]:
+        """Hold the lock of those that put results in their place. Raises BlockingIOError where another does."""
+        (self._data / ATTEMPTS).mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._data / ATTEMPTS / _PUBLISHING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            _move(made, place)
-        except FileNotFoundError:  # a leader that took over meanwhile has published it: it is what was put aside
-            if aside and not os.path.lexists(place):
-                _move(made.with_name(made.name + ASIDE), place)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise BlockingIOError(errno.EAGAIN, "another controller is in the middle of that") from None
+        finally:
+            os.close(lock)
+
+    def _set_aside(self, attempt_id: str) -> None:
+        made = self._data / ATTEMPTS / attempt_id
+        try:
+            with self._publishing():
+                _put_aside(made, made)
+        except OSError as error:
+            log.error("outdated results cannot be put aside", attemptId=attempt_id, why=error.strerror)
 
     def _make_way(self, made: Path, folder: Path) -> None:
         """Put aside what is no folder and stands where `folder`, or one that it lies in, is to be."""

@@ -58,14 +58,14 @@ class StreamReader(threading.Thread):
                 found = self._transport.read({REPORTS: reports, WAKE: wake}, block_ms=_BLOCK_MS)
             except TransportUnavailableError as error:
                 if not away:
-                    log.warning("Redis does not answer", error=str(error))
+                    log.warning("Redis cannot be read", error=str(error))
                 away = True
                 reports, wake = "0", "$"  # it may come back empty, or with another clock
                 self._closed.wait(_PAUSE)
                 continue
             if away:
                 away = False
-                log.info("Redis answers again")
+                log.info("Redis can be read again")
                 self.ring()
             if entries := found.get(REPORTS):
                 reports = entries[-1][0]

@@ -1,12 +1,15 @@
 """Fixtures that several folders of tests share; each server is started once and emptied for each test."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
+from dcm_processor.settings import Settings
 from tests.servers import OrthancServer, PostgresServer, ValkeyServer
+from worker.environments import Environments
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +60,13 @@ def sqlite_url(tmp_path: Path) -> str:
 def database_url(request: pytest.FixtureRequest) -> str:
     """Each kind of database in turn, new and empty."""
     return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture(scope="session")
+def shared_envs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Environments are made once for all tests; the empty one is there."""
+    base = tmp_path_factory.mktemp("shared")
+    requirements = base / "requirements.txt"
+    requirements.write_text("")
+    Environments(Settings(BASEDIR=base), os.environ).provide(requirements, "0" * 32)
+    return base / "envs"

@@ -29,6 +29,7 @@ from dcm_processor.outcome import Outcome
 from dcm_processor.process import adopt_orphans, die_with_parent, show_alive
 from dcm_processor.redis_connection import connect
 from dcm_processor.settings import Settings
+from dcm_processor.transport import reason
 from dcm_processor.vocabulary import ExitReason
 from worker import reaper
 from worker.context import CONTEXT, Context
@@ -73,16 +74,18 @@ class AttemptWorker(Worker):
         self._handing_back = False
         self._horse_status: int | None = None
         self._failure = "Exception"
+        self.served = False
 
     # -- the loop
 
     def serve(self) -> None:
         """Run attempts until told to stop.
 
-        Raises redis.RedisError where Redis went away; a new worker may then take over.
+        Raises redis.RedisError where Redis went away or refuses; a new worker may then take over.
         """
         self.bootstrap("WARNING")
         self.set_state(WorkerStatus.IDLE)
+        self.served = True
         log.info("serving", worker=self.name, queues=self.queue_names())
         try:
             while not self._stopping.is_set():
@@ -173,7 +176,7 @@ class AttemptWorker(Worker):
         try:
             super().execute_job(job, queue)
         except redis.RedisError as error:
-            log.warning("RQ's books could not be kept", attemptId=job.id, error=type(error).__name__)
+            log.warning("RQ's books could not be kept", attemptId=job.id, error=reason(error))
         finally:
             if self._horse_status:
                 self._bury(job.id)
@@ -213,7 +216,7 @@ class AttemptWorker(Worker):
         try:
             super().maintain_heartbeats(job, execution)
         except redis.RedisError as error:
-            log.warning("RQ cannot be told that the attempt runs", attemptId=job.id, error=type(error).__name__)
+            log.warning("RQ cannot be told that the attempt runs", attemptId=job.id, error=reason(error))
 
     def wait_for_horse(self) -> tuple[int | None, int | None, Any]:
         """As RQ's, and remember how it ended."""
@@ -302,14 +305,13 @@ def serve(settings: Settings) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)  # worker/container.py blocks them until they can be taken
     away = False
     while not stopping.is_set():
+        current.clear()
         try:
-            worker = AttemptWorker(settings, stopping, outbox)
-            current[:] = [worker]
-            away = False
-            worker.serve()
+            current.append(AttemptWorker(settings, stopping, outbox))
+            current[0].serve()
         except redis.RedisError as error:
-            if not away:
-                log.warning("Redis does not answer; trying again until it does", error=type(error).__name__)
+            if not away or (current and current[0].served):
+                log.warning(f"{reason(error)}; trying again until that ends")
             away = True
             stopping.wait(1)
         except Exception:

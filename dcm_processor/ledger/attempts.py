@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, exists, func, insert, select, update
 
 from dcm_processor import identity
 from dcm_processor.ledger import plans
@@ -23,9 +23,12 @@ class Cancelled:
 _UNENDED = (JobState.WAITING, JobState.QUEUED, JobState.STARTED, JobState.RETRYING)
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 
-# Made once: whoever waits for a job's successor waits for these.
+# Made once: whoever waits for a job's successor waits for these, and an idle controller asks every second.
 _ATTEMPT = select(attempts).where(attempts.c.attempt_id == bindparam("attempt"))
 _JOB = select(jobs).where(jobs.c.job_id == bindparam("job"))
+_RETRIES_DUE = (
+    select(jobs).where(jobs.c.state == JobState.RETRYING, jobs.c.due_at <= bindparam("now")).order_by(jobs.c.due_at)
+)
 _ADD = insert(attempts)
 _SET_ATTEMPT = update(attempts).where(attempts.c.attempt_id == bindparam("of_attempt"))
 _SET_JOB = update(jobs).where(jobs.c.job_id == bindparam("of_job"))
@@ -60,10 +63,23 @@ def get(db: Connection, attempt_id: str) -> tuple[RowMapping, RowMapping] | None
 
 
 def finished_among(db: Connection, attempt_ids: Sequence[str]) -> dict[str, RowMapping]:
-    """Of these attempts those that finished their job, with the job; the last to end is the last."""
+    """Of these attempts those that finished their job, with the job; the last to end is the last.
+
+    `outdated`: a later plan's job, of which the results lie in the same place, has finished since.
+    """
+    newer = jobs.alias()
+    outdated = exists().where(
+        newer.c.study_id == jobs.c.study_id,
+        newer.c.job_name == jobs.c.job_name,
+        newer.c.series_id.is_not_distinct_from(jobs.c.series_id),
+        newer.c.state == JobState.FINISHED,
+        newer.c.reused_from.is_(None),
+        newer.c.ended_at > jobs.c.ended_at,
+    )
     found: dict[str, RowMapping] = {}
     for start in range(0, len(attempt_ids), 1000):  # a database takes so many parameters, not any number
-        query = select(attempts.c.attempt_id.label("finished"), jobs).join(jobs, jobs.c.job_id == attempts.c.job_id)
+        query = select(attempts.c.attempt_id.label("finished"), jobs, outdated.label("outdated"))
+        query = query.join(jobs, jobs.c.job_id == attempts.c.job_id)
         query = query.where(
             attempts.c.attempt_id.in_(attempt_ids[start : start + 1000]), attempts.c.state == AttemptState.FINISHED
         )
@@ -143,8 +159,7 @@ def queued(db: Connection) -> Sequence[tuple[str, str, str, str, float]]:
 
 
 def retries_due(db: Connection, *, now: float) -> Sequence[RowMapping]:
-    query = select(jobs).where(jobs.c.state == JobState.RETRYING, jobs.c.due_at <= now)
-    return db.execute(query.order_by(jobs.c.due_at)).mappings().all()
+    return db.execute(_RETRIES_DUE, {"now": now}).mappings().all()
 
 
 def retrying(db: Connection, *, after: float) -> Sequence[RowMapping]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, case, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, case, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dcm_processor.ledger import studies as studies_of
@@ -63,6 +63,16 @@ def meet(
     return db.execute(_MEET[db.dialect.name], values).first() is not None
 
 
+_LATEST = case((events.c.failures > 0, bindparam("latest_failed")), else_=bindparam("latest"))
+_DUE = tuple(  # made once: an idle controller asks every second
+    select(events)
+    .where(events.c.handled_at.is_(None), (events.c.due_at <= bindparam("now")) | (events.c.due_at > _LATEST), whose)
+    .order_by(events.c.event_id)
+    .limit(bindparam("most"))
+    for whose in (events.c.kind.not_in(_ASKED), events.c.kind.in_(_ASKED))  # many asked for keep no study waiting
+)
+
+
 def due(
     db: Connection, *, now: float, longest: float, longest_failed: float | None = None, limit: int = 200
 ) -> Sequence[RowMapping]:
@@ -71,14 +81,10 @@ def due(
     One that is put off for more than `longest` seconds (`longest_failed` once it has failed) is due: the clock was set
     back since.
     """
-    latest = case((events.c.failures > 0, now + (longest_failed or longest)), else_=now + longest)
-    waiting = select(events).where(events.c.handled_at.is_(None), (events.c.due_at <= now) | (events.c.due_at > latest))
-    asked = events.c.kind.in_(_ASKED)
-    found = [
-        row
-        for whose in (~asked, asked)  # thousands of jobs that are to run again keep no study waiting
-        for row in db.execute(waiting.where(whose).order_by(events.c.event_id).limit(limit)).mappings()
-    ]
+    values = {
+        "now": now, "latest": now + longest, "latest_failed": now + (longest_failed or longest), "most": limit,
+    }  # fmt: skip
+    found = [row for query in _DUE for row in db.execute(query, values).mappings()]
     return sorted(found, key=lambda event: int(event["event_id"]))
 
 

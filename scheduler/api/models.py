@@ -326,5 +326,5 @@ class Ready(Answer):
     checks: dict[str, str] = Field(description="`ledger`, `redis`: `ok`.")
     warnings: dict[str, str] = Field(
         description="What will be trouble, though all goes on: `data` where its disk is full, `completeness` where its "
-        "rules cannot be used."
+        "rules cannot be used, `redis` where it evicts keys."
     )

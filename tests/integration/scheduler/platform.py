@@ -1,6 +1,9 @@
 """A platform for tests: a real ledger, Valkey and Orthanc, a real controller, and a worker that does as it is told."""
 
 import json
+import os
+import subprocess
+import sys
 import textwrap
 import threading
 from collections.abc import Mapping
@@ -14,7 +17,7 @@ from rq.serializers import JSONSerializer
 
 from dcm_processor.ledger import Ledger, repairs
 from dcm_processor.outcome import Outcome
-from dcm_processor.settings import Settings
+from dcm_processor.settings import CHECKOUT, Settings
 from dcm_processor.store import Store
 from dcm_processor.transport import Order, Report, Transport
 from dcm_processor.vocabulary import EventKind, ExitReason, RepairKind
@@ -95,6 +98,7 @@ class Platform:
         (source / "registry" / "settings.json").write_text(json.dumps(entries))
         (source / "registry" / "__init__.py").write_text(textwrap.dedent(callback))
         (source / "module" / "__init__.py").write_text(textwrap.dedent(work))
+        (source / "module" / "requirements.txt").write_text("")
         self.store.install(name, source)
 
     def announce(self, study_id: str) -> None:
@@ -114,6 +118,10 @@ class Platform:
         study = self.study(study_id)
         plan = next((plan for plan in study["plans"] if plan["active"]), {"jobs": []})
         return {job["jobName"] + (f"/{job['seriesId']}" if job["seriesId"] else ""): job for job in plan["jobs"]}
+
+    def attempts(self, study_id: str) -> dict[str, list[str]]:
+        """Job name -> states of its attempts."""
+        return {name: [each["state"] for each in job["attempts"]] for name, job in self.jobs(study_id).items()}
 
     def counted(self) -> dict[RepairKind, int]:
         """Repairs that there were, by kind."""
@@ -178,3 +186,65 @@ def send(orthanc: OrthancServer, folder: Path, **keywords: object) -> StudyFiles
     study = make_study(folder, series=[{"Modality": "CT"}, {"Modality": "CT", "instances": 2}], **keywords)
     upload(orthanc.url, orthanc.auth, study.files)
     return study
+
+
+def held(platform: Platform, *kinds: str) -> list[str]:
+    """Redis's keys of ours, of these kinds."""
+    names = (str(key.decode()) for key in platform.transport.redis.keys("dcmproc:*"))  # type: ignore[union-attr]
+    return sorted(name for name in names if name.startswith(tuple(f"dcmproc:{kind}" for kind in kinds)))
+
+
+def gated(record: Path, gate: Path) -> str:
+    """A worker function that notes each beginning, and goes on when `gate` is there."""
+    return f"""
+        import os, time
+        def work(jobName, studyId, attempt, **kwargs):
+            with open({str(record)!r}, "a") as file:
+                file.write(f"{{studyId}} {{jobName}} {{attempt}}\\n")
+            print("a line", flush=True)
+            while not os.path.exists({str(gate)!r}):
+                time.sleep(0.02)
+    """
+
+
+class RealWorker:
+    """`python -m worker` beside a platform, whose DATA it shares; `with` runs it."""
+
+    def __init__(self, platform: Platform, folder: Path) -> None:
+        self._settings = platform.settings
+        self._log = folder / "worker.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        settings = self._settings
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/"),
+            "MODE": "local",
+            "BASEDIR": str(settings.BASEDIR),
+            "REDIS_URL": settings.redis_url,
+            "ORTHANC_REST_URL": settings.orthanc_url,
+            "ORTHANC_REST_PASSWORD": settings.orthanc_password,
+            "SCHEDULER_PORT": "9",
+            "WORKER_STOP_GRACE": "0.5",
+            **{key: value for key, value in os.environ.items() if key.startswith(("UV_", "SSL_CERT_"))},
+        }
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "worker"], cwd=CHECKOUT, env=environ, stdout=log, stderr=log
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process is not None
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        finally:
+            self.process.kill()
+            self.process.wait(10)
+
+    def logged(self, message: str) -> list[dict[str, Any]]:
+        """The lines of its log that hold a message."""
+        lines = [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if message in line["message"]]

@@ -24,14 +24,14 @@ def test_a_log_that_cannot_be_written_holds_up_no_other(
         places[bad].parent.parent.mkdir(parents=True)
         places[bad].parent.touch()
     else:
-        taken = Transport.log_taken
+        write = LogReceiver._write
 
-        def raises(self: Transport, attempt_id: str, size: int) -> None:
+        def raises(self: LogReceiver, attempt_id: str, *parts: Any) -> int | None:
             if attempt_id.startswith(bad):
                 raise ZeroDivisionError
-            taken(self, attempt_id, size)
+            return write(self, attempt_id, *parts)
 
-        monkeypatch.setattr(Transport, "log_taken", raises)
+        monkeypatch.setattr(LogReceiver, "_write", raises)
     for job_id in (bad, good):
         transport.send_log(identity.attempt_id(job_id, 1), 0, b"a line\n")
     receiver = LogReceiver(transport.url, plan.ledger, tmp_path / "logs")

@@ -12,7 +12,7 @@ from dcm_processor.vocabulary import EventKind, ExitReason, RepairKind
 from scheduler import controller, repair
 from scheduler.effects import Effects
 from tests.integration.scheduler.adopted import AdoptedPlan
-from tests.integration.scheduler.platform import YES, HandWorker, Platform, hasten, send
+from tests.integration.scheduler.platform import YES, HandWorker, Platform, hasten, held, send
 from tests.servers import OrthancServer, ValkeyServer
 from tests.waiting import wait_until
 
@@ -257,9 +257,3 @@ def test_a_machine_that_slept_takes_no_worker_for_lost(tmp_path: Path, transport
     slept = 8 * 3600
     assert state_after(60) == "started"
     assert state_after(10) == "lost"
-
-
-def held(platform: Platform, *kinds: str) -> list[str]:
-    """Redis's keys of ours, of these kinds."""
-    names = (str(key.decode()) for key in platform.transport.redis.keys("dcmproc:*"))  # type: ignore[union-attr]
-    return sorted(name for name in names if name.startswith(tuple(f"dcmproc:{kind}" for kind in kinds)))

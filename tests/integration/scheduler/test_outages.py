@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dcm_processor import judgement
-from dcm_processor.vocabulary import ExitReason, RepairKind
+from dcm_processor.vocabulary import EventKind, ExitReason, RepairKind
 from scheduler.results import Results
 from tests.integration.scheduler.platform import YES, HandWorker, Platform, hasten, send
 from tests.servers import OrthancServer
@@ -68,3 +68,34 @@ def test_results_that_could_not_be_put_in_their_place_are_put_there_later(
     worker.run()
     platform.wait_for(study.study_id, "finished")
     assert platform.counted()[RepairKind.RESULT_UNPUBLISHED] >= 1
+
+
+def test_results_that_could_not_be_put_in_their_place_do_not_take_that_of_newer_ones(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    publish, made = Results._publish, []
+
+    def refuse_the_first(self: Results, path: Path, place: Path) -> None:
+        made.append(path)
+        if path == made[0]:
+            raise OSError(1, "Operation not permitted")
+        publish(self, path, place)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Results, "_publish", refuse_the_first)
+        worker.run(text="older")
+        platform.wait_for(study.study_id, "finished")
+        platform.ledger.record_event(EventKind.RERUN, study.study_id)
+        platform.transport.wake("test")
+        worker.run(text="newer")
+        place = platform.settings.data / "results" / study.study_id / "a" / "result.txt"
+        wait_until(place.exists, 10, "the newer ones are there")
+    platform.stop()
+    platform.start()
+    wait_until(lambda: not made[0].exists(), 10, "the older ones are dealt with")
+    assert place.read_text() == "newer"
+    assert (made[0].with_name(f"{made[0].name}.replaced") / "result.txt").read_text() == "older"

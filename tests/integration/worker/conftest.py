@@ -22,7 +22,6 @@ from dcm_processor.store import Store
 from dcm_processor.transport import LOGS, REPORTS, Order, PlanOrder, Report, Transport, parse_report
 from tests.servers import ValkeyServer
 from tests.waiting import wait_until
-from worker.environments import Environments
 from worker.reaper import family
 
 DIGEST = "0" * 32
@@ -197,16 +196,6 @@ class Stand:
             worker.wait(10)
         wait_until(lambda: not self.processes(), 10, "nothing of the stand's jobs lives on")
         self.transport.close()
-
-
-@pytest.fixture(scope="session")
-def shared_envs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Environments are made once for all tests; the empty one is there."""
-    base = tmp_path_factory.mktemp("shared")
-    requirements = base / "requirements.txt"
-    requirements.write_text("")
-    Environments(Settings(BASEDIR=base), os.environ).provide(requirements, DIGEST)
-    return base / "envs"
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 
+import redis
 from rq import Callback, Queue
 from rq.serializers import JSONSerializer
 
@@ -291,3 +292,20 @@ def test_only_attempts_are_run(stand: Stand) -> None:
     assert {"other-function", "a", "pickle"} <= set(refused)
     assert stand.rq_failure("other-function") == "NotAnAttempt"
     assert not target.exists()
+
+
+def test_a_worker_that_a_full_redis_refuses_says_so_once_and_serves_when_there_is_room(
+    stand: Stand, own_valkey: ValkeyServer
+) -> None:
+    own_valkey.start()
+    stand.environ["REDIS_URL"] = own_valkey.url
+    with redis.Redis.from_url(own_valkey.url) as client:
+        client.config_set("maxmemory", 1)
+        stand.start()
+        refused = lambda: client.info("errorstats").get("errorstat_OOM", {}).get("count", 0)  # noqa: E731
+        wait_until(lambda: refused() >= 4, 20, "it tried again and again")
+        client.config_set("maxmemory", 0)
+    stand.logged("serving")
+    assert [line["message"] for line in stand.worker_log() if "Redis" in line["message"]] == [
+        "Redis is full and takes nothing: make room there, or give it more (maxmemory); trying again until that ends"
+    ]

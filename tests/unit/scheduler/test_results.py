@@ -108,23 +108,6 @@ def test_what_cannot_be_published_is_known_until_it_can(data: Path, monkeypatch:
     assert not results.lacks({"job": FOLDER})
 
 
-def test_what_another_leader_has_published_meanwhile_stays(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This one was stopped after it had looked; on waking up it does not know yet that it leads no more."""
-    put_aside = results._put_aside
-
-    def wake_up(made: Path, path: Path) -> None:
-        monkeypatch.undo()
-        Results(data).publish(ATTEMPT, FOLDER)
-        put_aside(made, path)
-
-    Results(data).publish(ATTEMPT, FOLDER)
-    (data / "attempts" / ATTEMPT).mkdir()
-    (data / "attempts" / ATTEMPT / "second.txt").write_text("second")
-    monkeypatch.setattr(results, "_put_aside", wake_up)
-    assert Results(data).publish(ATTEMPT, FOLDER)
-    assert [file.name for file in (data / FOLDER).iterdir()] == ["second.txt"]
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="as root only: another user is needed")
 def test_folders_that_a_job_left_unwritable_are_published_and_replaced(tmp_path: Path) -> None:
     """Renaming a folder into another one takes the right to write to it; root has it anyhow."""
