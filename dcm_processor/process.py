@@ -43,10 +43,14 @@ def be_killed_first() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
-def limit_memory(size: int) -> None:
-    """Have this process, and each that it starts, raise MemoryError where it wants more data than `size` bytes."""
+def limit_memory(size: int | None) -> None:
+    """Have this process, and each that it starts, raise MemoryError where it wants more data than `size` bytes.
+
+    None: that it may have what it could before. What is set aside and not used counts too (setrlimit(2), RLIMIT_DATA).
+    """
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (size if most == resource.RLIM_INFINITY else min(size, most), most))
+    wanted = most if size is None else size
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
 
 
 def memory_here() -> int:
