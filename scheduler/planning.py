@@ -37,11 +37,11 @@ log = structlog.get_logger()
 
 _WARD = 2.0
 """Seconds that a new process for callbacks may take, one for each callback that hangs."""
-_SHARE = 4
-"""A child has this part of the machine's memory: so many of them plan at the same time."""
+_SHARE = 2
+"""A child may have half of the memory there is: the rest goes on, and where two want so much the kernel kills them."""
 _TOO_LARGE = (
-    f"the study is too large to be planned on this machine: that takes more than 1/{_SHARE} of its memory; "
-    "give it more, or send the study in parts"
+    "the study is too large to be planned here: that takes more than half of the memory that the controller's machine, "
+    "or its container (CONTROLLER_MEMORY), has; give it more, then rerun the study, or send it in parts"
 )
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["scheduler.planning"])
@@ -316,7 +316,7 @@ def _child(connection: Connection, task: PlanningTask) -> None:
 
 
 def stay_small() -> None:
-    """Have this process, which may be lost, not take the machine's memory: a part is its, and it is killed first."""
+    """Have this process, which may be lost, not take the machine's memory: half is its, and it is killed first."""
     process.be_killed_first()
     process.limit_memory(process.memory_here() // _SHARE)
 

@@ -253,6 +253,7 @@ def _settle(output: int) -> None:
     os.chdir("/")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold patient data
     process.be_killed_first()
+    process.limit_memory(None)  # a library may set aside more than it uses, and what a callback uses up ends it alone
     faulthandler.enable(sys.stderr)
     faulthandler.register(DUMP_SIGNAL, sys.stderr, all_threads=False)
 

@@ -150,7 +150,7 @@ def test_a_study_too_large_for_the_machine_is_unplanned_with_why_and_another_is_
             platform.wait_for(orthanc.study_id, "running", 60)
 
 
-def test_a_planning_child_goes_before_others_and_has_its_part_of_the_memory() -> None:
+def test_a_planning_child_goes_before_others_and_has_half_of_the_memory() -> None:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     child = context.Process(target=tell_limits, args=(theirs,))
@@ -158,8 +158,7 @@ def test_a_planning_child_goes_before_others_and_has_its_part_of_the_memory() ->
     assert ours.poll(60)
     score, soft = ours.recv()
     child.join(10)
-    assert (score, soft) == (1000, process.memory_here() // planning._SHARE)
-    assert planning._SHARE == planner.PLANNERS
+    assert (score, soft) == (1000, process.memory_here() // 2)
 
 
 def tell_limits(answer: Connection) -> None:
@@ -168,6 +167,24 @@ def tell_limits(answer: Connection) -> None:
 
     planning.plan_study = tell  # type: ignore[assignment]
     planning._child(answer, None)  # type: ignore[arg-type]
+
+
+def test_a_callback_has_the_memory_that_the_machine_gives(tmp_path: Path, stand: Any) -> None:
+    """A library may set aside more than it uses; and a callback is killed first, too."""
+    callback = """
+        import pathlib, resource
+        def applies(**kwargs):
+            score = int(pathlib.Path("/proc/self/oom_score_adj").read_text())
+            return True, {"limit": resource.getrlimit(resource.RLIMIT_DATA)[0], "score": score}
+    """
+    with LargeStudy() as orthanc:
+        platform = stand(orthanc, [{"jobName": "a"}])
+        platform.install("svc", [{"jobName": "a"}], callback, tmp_path / "asks")
+        with platform:
+            platform.announce(orthanc.study_id)
+            platform.wait_for(orthanc.study_id, "running", 60)
+        injected = platform.jobs(orthanc.study_id)["a"]["injected"]
+    assert injected == {"limit": resource.getrlimit(resource.RLIMIT_DATA)[1], "score": 1000}
 
 
 # -- far behind
