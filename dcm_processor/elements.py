@@ -68,7 +68,7 @@ class _Bulk(Exception):  # noqa: N818 - not an error: says that a value is left 
 
 
 def read_dataset(file: BinaryIO) -> Dataset:
-    """Read a file's elements up to its pixel data, reading no more of `file` than that.
+    """Read a file's elements up to its pixel data, reading no more of `file` than that; private ones are not kept.
 
     Where an element cannot be parsed, what stands before it is returned (elements are in order of their tags, so what
     describes the study comes early).
@@ -84,12 +84,19 @@ def read_dataset(file: BinaryIO) -> Dataset:
     for _ in range(2):
         try:
             file.seek(0)
-            return read_partial(file, stop, force=True)
+            return _without_private(read_partial(file, stop, force=True))
         except (OSError, DcmProcessorError):  # of the file, not of what stands in it
             raise
         except Exception:  # noqa: BLE001 - pydicom raises whatever the bytes lead it to
             fault = reached
     return Dataset()
+
+
+def _without_private(dataset: Dataset) -> Dataset:
+    """No keyword names them, and of a study of many series they are the most."""
+    for tag in [tag for tag in dataset.keys() if tag.is_private]:  # noqa: SIM118 - iterated, it gives elements
+        del dataset[tag]
+    return dataset
 
 
 def dataset_values(dataset: Dataset, selected: Iterable[str] | None) -> dict[str, JsonValue]:

@@ -6,10 +6,11 @@ name a study or an instance raise StudyGoneError where Orthanc does not hold it.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Self, cast
+from functools import partial
+from typing import Any, BinaryIO, NamedTuple, Self, TypeVar, cast
 
 from pydicom.dataset import Dataset
 
@@ -21,6 +22,10 @@ from dcm_processor.settings import Settings
 
 _NAMES = ("SOPInstanceUID", "StudyInstanceUID")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
+_LISTING_TIMEOUT = 300.0
+"""Seconds to the first of a study's instances: Orthanc 1.10 lists them all before it sends one, 0.05 to 0.1 ms each."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,7 @@ class StudyStatus:
     is_stable: bool  # also of one that came just before Orthanc was restarted
 
 
-@dataclass(frozen=True)
-class StoredFile:
+class StoredFile(NamedTuple):
     """A file in Orthanc; another `uuid` means that it was stored anew."""
 
     uuid: str
@@ -141,35 +145,35 @@ class Orthanc:
         _check_id(study_id)
         study = self._rest.json(f"/studies/{study_id}", gone="study")
         status = self._rest.expect(lambda: _status(study), "a study")
-        listed = self._rest.json(f"/studies/{study_id}/instances?expand", gone="study")
-
-        def contents() -> StudyContents:
-            by_series: dict[str, list[tuple[tuple[int, float, str], str]]] = {}
-            for instance in listed:
-                tags = instance["MainDicomTags"]
-                key = sort_key(tags.get("InstanceNumber"), tags.get("SOPInstanceUID", ""))
-                by_series.setdefault(instance["ParentSeries"], []).append((key, instance["ID"]))
-            return StudyContents(
+        by_series: dict[str, list[tuple[int, float, str, str]]] = {}
+        for series_id, place in self._instances(study_id, _series_and_place):
+            by_series.setdefault(series_id, []).append(place)
+        if not by_series:  # it went between the two calls
+            raise StudyGoneError(GONE.format("study"))
+        return self._rest.expect(
+            lambda: StudyContents(
                 patient_id=study["ParentPatient"],
                 study_id=study_id,
                 study_instance_uid=study["MainDicomTags"].get("StudyInstanceUID", ""),
-                instances={series: tuple(i for _, i in sorted(by_series[series])) for series in sorted(by_series)},
+                instances={
+                    series: tuple(instance for *_, instance in sorted(by_series.pop(series)))
+                    for series in sorted(by_series)
+                },
                 last_update=status.last_update if status.is_stable else "",
-            )
-
-        found = self._rest.expect(contents, "a study")
-        if not found.instances:  # it went between the two calls
-            raise StudyGoneError(GONE.format("study"))
-        return found
+            ),
+            "a study",
+        )
 
     def files(self, study_id: str) -> dict[str, StoredFile]:
         """Instance id -> its file, of the whole study in one call."""
         _check_id(study_id)
-        listed = self._rest.json(f"/studies/{study_id}/instances?expand", gone="study")
-        return self._rest.expect(
-            lambda: {i["ID"]: StoredFile(str(i.get("FileUuid", "")), int(i.get("FileSize", 0))) for i in listed},
-            "a list of instances",
-        )
+        return dict(self._instances(study_id, _id_and_file))
+
+    def _instances(self, study_id: str, read: Callable[[Any], T]) -> Iterator[T]:
+        """What `read` takes of each of the study's instances, in one call, whose answer is never held whole."""
+        listed = self._rest.elements(f"/studies/{study_id}/instances?expand", gone="study", timeout=_LISTING_TIMEOUT)
+        for instance in listed:
+            yield self._rest.expect(partial(read, instance), "an instance")
 
     def studies_page(self, since: int, limit: int) -> list[str]:
         """Study ids, from the one at position `since` on."""
@@ -288,6 +292,17 @@ def _status(study: Any) -> StudyStatus:
         raise ValueError("no identifier of Orthanc's")
     # What older versions do not say of themselves, the ledger's column could not hold.
     return StudyStatus(study["ID"], str(study.get("LastUpdate", ""))[:32], bool(study["IsStable"]))
+
+
+def _series_and_place(instance: Any) -> tuple[str, tuple[int, float, str, str]]:
+    """The series' id, and what its instances are ordered by; the last part is the instance's id."""
+    tags = instance["MainDicomTags"]
+    key = sort_key(tags.get("InstanceNumber"), tags.get("SOPInstanceUID", ""))
+    return str(instance["ParentSeries"]), (*key, str(instance["ID"]))
+
+
+def _id_and_file(instance: Any) -> tuple[str, StoredFile]:
+    return str(instance["ID"]), StoredFile(str(instance.get("FileUuid", "")), int(instance.get("FileSize", 0)))
 
 
 def _check_id(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_CONTAINERS_MEMORY = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def die_with_parent() -> None:
@@ -33,6 +35,31 @@ def suspended_seconds() -> float:
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return 0.0
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def be_killed_first() -> None:
+    """Have the kernel kill this process, and what it starts, before others where memory runs out (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def limit_memory(size: int | None) -> None:
+    """Have this process, and each that it starts, raise MemoryError where it wants more data than `size` bytes.
+
+    None: that it may have what it could before. What is set aside and not used counts too (setrlimit(2), RLIMIT_DATA).
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = most if size is None else size
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
+
+
+def memory_here() -> int:
+    """Bytes of memory that this machine has; of a container's limit, if that is less."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for limit in _CONTAINERS_MEMORY:
+        with suppress(OSError, ValueError):  # not there, or "max"
+            found.append(int(limit.read_text()))
+    return min(found)
 
 
 def show_alive(file: Path | None) -> None:

@@ -15,6 +15,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from dcm_processor.errors import OrthancRefusesError, OrthancUnavailableError, SettingsError, StudyGoneError
+from dcm_processor.json_elements import elements
 
 T = TypeVar("T")
 
@@ -76,6 +77,17 @@ class Rest:
         except ValueError:
             raise OrthancUnavailableError(f"{self} answers GET {path} with something that is not JSON") from None
 
+    def elements(self, path: str, *, gone: str, timeout: float) -> Iterator[Any]:
+        """The elements of the array that GET `path` answers with, each as it comes.
+
+        The first byte may take `timeout` seconds, if that is longer than the answers' usual time.
+        """
+        with self._open(path, gone=gone, timeout=max(timeout, self._timeout)) as response:
+            try:
+                yield from elements(self._chunks(response))
+            except ValueError:
+                raise OrthancUnavailableError(f"{self} answers GET {path} with something that is not JSON") from None
+
     @contextmanager
     def file(self, path: str, *, gone: str) -> "Iterator[Body]":
         """The answer to GET `path` while it comes."""
@@ -98,11 +110,14 @@ class Rest:
             raise OrthancUnavailableError(f"{self} answers with something that is not {what}") from None
 
     @contextmanager
-    def _open(self, path: str, *, gone: str = "", method: str = "GET") -> Iterator[requests.Response]:
+    def _open(
+        self, path: str, *, gone: str = "", method: str = "GET", timeout: float | None = None
+    ) -> Iterator[requests.Response]:
+        timeout = self._timeout if timeout is None else timeout
         try:
-            response = self._answer(method, path)
+            response = self._answer(method, path, timeout)
         except requests.RequestException as error:
-            raise OrthancUnavailableError(f"{self} {self._silence(error)}") from error
+            raise OrthancUnavailableError(f"{self} {self._silence(error, timeout)}") from error
         with response:
             # 400: there is such a resource, but it is, say, a series.
             if gone and response.status_code in (400, 404) and self._says_so_itself(response):
@@ -113,29 +128,29 @@ class Rest:
                 raise kind(f"{self} {self._complaint(response.status_code)} ({method} {path})")
             yield response
 
-    def _answer(self, method: str, path: str) -> requests.Response:
+    def _answer(self, method: str, path: str, timeout: float) -> requests.Response:
         used = self._authorization
-        response = self._send(method, path, used)
+        response = self._send(method, path, used, timeout)
         if response.status_code == 401:
             with suppress(SettingsError):  # a password that cannot be read now is one that Orthanc refuses
                 self._authorization = self._credentials()
             if (now := self._authorization) != used:
                 response.close()
-                return self._send(method, path, now)
+                return self._send(method, path, now, timeout)
         return response
 
     def _credentials(self) -> str:
         """The header of HTTP's Basic scheme (RFC 7617) in UTF-8; requests would take Latin-1."""
         return "Basic " + base64.b64encode(f"{self._username}:{self._password()}".encode()).decode()
 
-    def _send(self, method: str, path: str, authorization: str) -> requests.Response:
+    def _send(self, method: str, path: str, authorization: str, timeout: float) -> requests.Response:
         send = partial(
             self._session.request,
             method,
             self._url + path,
             headers={"Authorization": authorization},
             stream=True,
-            timeout=(min(_CONNECT_TIMEOUT, self._timeout), self._timeout),
+            timeout=(min(_CONNECT_TIMEOUT, timeout), timeout),
             allow_redirects=False,
         )
         try:
@@ -171,11 +186,11 @@ class Rest:
             self.expect(lambda: self.json("/system")["Version"], "Orthanc's")
         return True
 
-    def _silence(self, error: requests.RequestException) -> str:
+    def _silence(self, error: requests.RequestException, timeout: float) -> str:
         if isinstance(error, requests.exceptions.SSLError):
             return "has a certificate that this machine does not trust"
         if isinstance(error, requests.Timeout):
-            return f"does not answer within {self._timeout:g} s"
+            return f"does not answer within {timeout:g} s"
         return f"cannot be reached ({type(error).__name__}): see that it runs, or correct ORTHANC_REST_URL"
 
     def _complaint(self, status: int) -> str:

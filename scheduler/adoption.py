@@ -130,7 +130,9 @@ def rerun_jobs(
             row |= {"reused_from": _reused(job)}
         rows.append(row)
     names = sorted({job["job_name"] for job in old_jobs if job["job_id"] in roots})
-    plan = {key: latest[key] for key in ("study_id", "revision", "headers", "selected", "instances", "faults")} | {
+    whole = plans.get(db, latest["plan_id"])
+    assert whole is not None
+    plan = {key: whole[key] for key in ("study_id", "revision", "headers", "selected", "instances", "faults")} | {
         "plan_id": plan_id,
         "run": run,
         "reason": f"rerun of {', '.join(names)}",
@@ -221,7 +223,7 @@ def _standing(
         needed = _ancestors(plan, again)
         standing = {key: row for key, row in rows.items() if key in good or key not in needed}
     else:
-        standing = _untouched(plan, good, earlier["instances"], planned.instances)
+        standing = _untouched(plan, good, plans.instances(db, earlier["plan_id"]), planned.instances)
     while True:
         standing = {key: row for key, row in standing.items() if key not in again}
         run = [job for job in plan.jobs if job.verdict is Verdict.SCHEDULED and job.key not in standing]
@@ -248,7 +250,7 @@ def _untouched(
 ) -> dict[JobKey, RowMapping]:
     """Of `good` jobs those that stand though the study grew; `before` and `now` are the series' instances."""
     standing: dict[JobKey, RowMapping] = {}
-    unchanged = {series_id for series_id, ids in now.items() if sorted(before.get(series_id, [])) == sorted(ids)}
+    unchanged = {series_id for series_id, ids in now.items() if _same(before.get(series_id, ()), ids)}
     for job in plan.jobs:
         if (row := good.get(job.key)) is None:
             continue
@@ -259,6 +261,11 @@ def _untouched(
         ):
             standing[job.key] = row
     return standing
+
+
+def _same(before: Sequence[str], now: Sequence[str]) -> bool:
+    """Whether these are the same instances; of a million it is to be known soon."""
+    return len(before) == len(now) and (before == now or set(before) == set(now))
 
 
 def _runs(job: Mapping[Any, Any]) -> bool:

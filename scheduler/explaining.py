@@ -79,6 +79,7 @@ def main() -> None:
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answers:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever else is printed is no answer
         question = json.load(sys.stdin)
+        planning.stay_small()
         try:
             settings, study_id = Settings.model_validate(question["settings"]), question["studyId"]
             plan = planning.explain(settings, study_id, _held_since(settings, study_id))

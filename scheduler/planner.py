@@ -29,7 +29,7 @@ log = structlog.get_logger()
 PLANNERS = 4
 """Studies planned at the same time."""
 PLANNING_SECONDS = 600.0
-"""After which a planning child is taken to hang, beside what its callbacks may take."""
+"""Without getting on, after which a planning child is taken to hang, beside what its callbacks may take."""
 PLANNING_FAILURES = 5
 """After which a study is given up as unplanned."""
 JOBS_SECONDS = 0.5

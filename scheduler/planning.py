@@ -37,6 +37,12 @@ log = structlog.get_logger()
 
 _WARD = 2.0
 """Seconds that a new process for callbacks may take, one for each callback that hangs."""
+_SHARE = 2
+"""A child may have half of the memory there is: the rest goes on, and where two want so much the kernel kills them."""
+_TOO_LARGE = (
+    "the study is too large to be planned here: that takes more than half of the memory that the controller's machine, "
+    "or its container (CONTROLLER_MEMORY), has; give it more, then rerun the study, or send it in parts"
+)
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["scheduler.planning"])
 
@@ -128,7 +134,10 @@ def _rules(settings: Settings, *, forced: bool) -> tuple[Rule, ...]:
 
 
 def plan_study(task: PlanningTask, needs: Callable[[float], object] = lambda _: None) -> Planned:
-    """Plan it; never raises: what went wrong is in the result. `needs` is told what the callbacks may take (s)."""
+    """Plan it; never raises: what went wrong is in the result.
+
+    `needs` is told, whenever planning got on, what the next step may take beside the usual (s).
+    """
     try:
         return _plan_study(task, needs)
     except StudyGoneError as error:
@@ -159,6 +168,9 @@ def _gone(task: PlanningTask, reason: str) -> Planned:
 
 def _where(error: Exception) -> str:
     """What was raised, and where; without its message, which may hold the value of an element."""
+    if isinstance(error, MemoryError):
+        traceback.clear_frames(error.__traceback__)  # what was read is let go: there is to be room for a word on it
+        return _TOO_LARGE
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"planning raised {type(error).__name__} ({Path(place.filename).name}, line {place.lineno})"
 
@@ -166,11 +178,11 @@ def _where(error: Exception) -> str:
 def _plan_study(task: PlanningTask, needs: Callable[[float], object]) -> Planned:
     orthanc = Orthanc.of(task.settings)
     study = orthanc.study(task.study_id)
-    asked = {
-        series_id: orthanc.stored_by(instances[0]) == task.settings.ORTHANC_REST_USERNAME
-        for series_id, instances in study.instances.items()
-        if series_id not in task.owners
-    }
+    asked: dict[str, bool] = {}
+    for series_id, ids in study.instances.items():
+        if series_id not in task.owners:
+            needs(0.0)
+            asked[series_id] = orthanc.stored_by(ids[0]) == task.settings.ORTHANC_REST_USERNAME
     ours = {**task.owners, **asked}
     foreign = {series_id: ids for series_id, ids in study.instances.items() if not ours[series_id]}
     if not foreign:
@@ -180,7 +192,10 @@ def _plan_study(task: PlanningTask, needs: Callable[[float], object]) -> Planned
     if revision in task.planned:
         reason = f"revision {revision} has its plan"
         return Planned(Ending.UNCHANGED, task.study_id, reason, revision, owners=asked, last_update=study.last_update)
-    sources = [SeriesSource(series_id, len(ids), orthanc.dataset(ids[0])) for series_id, ids in foreign.items()]
+    sources = []
+    for series_id, ids in foreign.items():
+        needs(0.0)
+        sources.append(SeriesSource(series_id, len(ids), orthanc.dataset(ids[0])))
     complete = _completeness(task, sources)
     if complete.until is not None and not task.forced:
         reason = complete.reason
@@ -212,7 +227,7 @@ class PlanningChild:
     """A child that plans one study; `bell` becomes readable when it is done or dead.
 
     A thread starts it and listens to it: a child, or the fork server, that stops in the middle of a word holds up
-    nobody else. Planning has `seconds` beside what its callbacks may take.
+    nobody else. Each step has `seconds` (the list of instances, a series' first one, all callbacks: beside their own).
     """
 
     def __init__(self, task: PlanningTask, seconds: float) -> None:
@@ -232,7 +247,7 @@ class PlanningChild:
 
     def result(self) -> Planned:
         """What came of it, once `bell` is readable; where it is not, it took too long."""
-        reason = f"planning took more than {self._seconds:.0f} s beside its callbacks"
+        reason = f"planning did not get on for {self._seconds:.0f} s beside its callbacks"
         return self._planned or Planned(Ending.FAILED, self.task.study_id, reason)
 
     def end(self) -> None:
@@ -272,7 +287,8 @@ class PlanningChild:
                     self._until = time.monotonic() + self._seconds + said
             except (EOFError, OSError):
                 child.join(5)
-                reason = f"the planning process ended with {child.exitcode} before it had a plan"
+                hint = " (killed: out of memory, perhaps)" if child.exitcode == -signal.SIGKILL else ""
+                reason = f"the planning process ended with {child.exitcode}{hint} before it had a plan"
                 said = Planned(Ending.FAILED, self.task.study_id, reason)
         child.join(1)
         self._kill()
@@ -293,9 +309,16 @@ def _nothing() -> None:
 
 def _child(connection: Connection, task: PlanningTask) -> None:
     process.die_with_parent()
+    stay_small()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     connection.send(plan_study(task, connection.send))
+
+
+def stay_small() -> None:
+    """Have this process, which may be lost, not take the machine's memory: half is its, and it is killed first."""
+    process.be_killed_first()
+    process.limit_memory(process.memory_here() // _SHARE)
 
 
 def explain(settings: Settings, study_id: str, held_since: float | None = None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ Services whose code is pure (scheduler/purity.py) share a ward. Before any other
 then on the ward belongs to that code's service, and whatever it says is that service's word.
 """
 
-import contextlib
 import faulthandler
 import importlib
 import json
@@ -30,7 +29,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, TextIO, cast
 
-from dcm_processor import contract
+from dcm_processor import contract, process
 from dcm_processor.plan import JobKey
 from dcm_processor.registry import Job
 from scheduler.purity import pure_code
@@ -253,8 +252,8 @@ def _settle(output: int) -> None:
             del os.environ[name]
     os.chdir("/")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold patient data
-    with contextlib.suppress(OSError):  # Linux only
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    process.be_killed_first()
+    process.limit_memory(None)  # a library may set aside more than it uses, and what a callback uses up ends it alone
     faulthandler.enable(sys.stderr)
     faulthandler.register(DUMP_SIGNAL, sys.stderr, all_threads=False)
 

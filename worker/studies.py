@@ -16,7 +16,6 @@ first fetch for a plan therefore asks Orthanc which files it has now (one call),
 """
 
 import errno
-import json
 import os
 import shutil
 import threading
@@ -25,9 +24,11 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from dcm_processor.compact_json import dumps, loads
 from dcm_processor.errors import OrthancAwayError, OrthancUnavailableError, PermanentError, StudyGoneError
 from dcm_processor.orthanc import Orthanc, StoredFile, is_orthanc_id
 from dcm_processor.settings import Settings
@@ -102,7 +103,7 @@ class _Record:
     def load(cls, path: Path) -> "_Record":
         """An empty one where there is none that can be read."""
         try:
-            found = json.loads(path.read_bytes())
+            found = loads(path.read_bytes())
             return cls(
                 str(found["planId"]), {i: StoredFile(uuid, int(size)) for i, (uuid, size) in found["files"].items()}
             )
@@ -110,10 +111,9 @@ class _Record:
             return cls("", {})
 
     def save(self, path: Path) -> None:
-        files = {instance: (file.uuid, file.size) for instance, file in self.files.items()}
         new = path.with_suffix(".json.new")
         try:
-            new.write_text(json.dumps({"planId": self.plan_id, "files": files}), encoding="utf-8")
+            new.write_text(dumps({"planId": self.plan_id, "files": self.files}), encoding="utf-8")
             new.replace(path)
         finally:
             new.unlink(missing_ok=True)
@@ -257,8 +257,8 @@ def _remove_others(folder: Path, names: set[str]) -> bool:
 
 def _check_names(plan: PlanOrder, series_id: str | None) -> None:
     """What becomes part of a path came through Redis."""
-    instances = [instance for ids in plan.instances.values() for instance in ids]
-    if not all(map(is_orthanc_id, [plan.studyId, *plan.instances, *instances])):
+    names = chain([plan.studyId], plan.instances, *plan.instances.values())
+    if not all(map(is_orthanc_id, names)):
         raise PermanentError("the plan names a study, series or instance that cannot be one of Orthanc's")
     if series_id is not None and series_id not in plan.instances:
         raise PermanentError("the plan pins no instance of the series that the job is about")

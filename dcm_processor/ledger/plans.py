@@ -24,8 +24,9 @@ _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 
 # Made once: whoever waits for a job's successor waits for these.
 _ADD, _ADD_JOBS, _ADD_ATTEMPTS = insert(plans), insert(jobs), insert(attempts)
+_LARGE = ("headers", "instances")  # megabytes, of a study of many series or instances
 _LATEST = (
-    select(plans)
+    select(*(column for column in plans.c if column.key not in _LARGE))
     .where(plans.c.study_id == bindparam("study"))
     .order_by(plans.c.created_at.desc(), plans.c.run.desc())
     .limit(1)
@@ -76,12 +77,20 @@ def active(db: Connection, study_id: str) -> RowMapping | None:
     return db.execute(_ACTIVE, {"study": study_id}).mappings().one_or_none()
 
 
+def instances(db: Connection, plan_id: str) -> Mapping[str, Sequence[str]]:
+    """What the plan pinned: series id -> instance ids."""
+    found: Mapping[str, Sequence[str]] = db.execute(
+        select(plans.c.instances).where(plans.c.plan_id == plan_id)
+    ).scalar_one()
+    return found
+
+
 def is_active(db: Connection, plan_id: str) -> bool:
     return bool(db.execute(select(plans.c.active).where(plans.c.plan_id == plan_id)).scalar_one_or_none())
 
 
 def latest(db: Connection, study_id: str) -> RowMapping | None:
-    """The newest plan of a study."""
+    """The newest plan of a study, but for its headers and instances."""
     return db.execute(_LATEST, {"study": study_id}).mappings().one_or_none()
 
 

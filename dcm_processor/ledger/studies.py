@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, select, update
+from sqlalchemy import Connection, RowMapping, Table, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dcm_processor.ledger.schema import facts, series_owners, studies
@@ -156,8 +156,10 @@ def owners(db: Connection, study_id: str) -> dict[str, bool]:
 
 
 def remember_owners(db: Connection, study_id: str, found: Mapping[str, bool]) -> None:
-    for series_id, ours in found.items():
-        _upsert(db, series_owners, {"series_id": series_id}, {"study_id": study_id, "ours": ours})
+    """Put down of series whether the platform stored them; thousands are one statement."""
+    rows = [{"series_id": series_id, "study_id": study_id, "ours": ours} for series_id, ours in found.items()]
+    if rows:
+        _upsert(db, series_owners, ["series_id"], rows)
 
 
 def fact(db: Connection, name: str) -> Any:
@@ -165,10 +167,12 @@ def fact(db: Connection, name: str) -> Any:
 
 
 def set_fact(db: Connection, name: str, value: Any) -> None:
-    _upsert(db, facts, {"name": name}, {"value": value})
+    _upsert(db, facts, ["name"], [{"name": name, "value": value}])
 
 
-def _upsert(db: Connection, table: Any, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    dialect = postgresql if db.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).values(**key, **values)
-    db.execute(statement.on_conflict_do_update(index_elements=list(key), set_=dict(values)))
+def _upsert(db: Connection, table: Table, key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put down rows that have the same columns, in the place of those with their key."""
+    dialect: Any = postgresql if db.dialect.name == "postgresql" else sqlite
+    put = dialect.insert(table)
+    values = {name: put.excluded[name] for name in rows[0] if name not in key}
+    db.execute(put.on_conflict_do_update(index_elements=key, set_=values), rows)

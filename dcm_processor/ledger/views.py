@@ -55,8 +55,9 @@ def study(db: Connection, study_id: str) -> dict[str, Any] | None:
     row = db.execute(select(studies_table).where(studies_table.c.study_id == study_id)).mappings().one_or_none()
     if row is None:
         return None
+    shown = (column for column in plans_table.c if column is not plans_table.c.instances)  # megabytes of a large study
     plan_rows = db.execute(
-        select(plans_table).where(plans_table.c.study_id == study_id).order_by(plans_table.c.created_at.desc())
+        select(*shown).where(plans_table.c.study_id == study_id).order_by(plans_table.c.created_at.desc())
     ).mappings()
     job_rows = db.execute(
         select(jobs_table).where(jobs_table.c.study_id == study_id).order_by(jobs_table.c.position)
@@ -231,6 +232,7 @@ def _event(row: RowMapping) -> dict[str, Any]:
 
 
 def _plan(row: RowMapping) -> dict[str, Any]:
+    series = row["headers"].get("series", [])
     return {
         "planId": row["plan_id"],
         "revision": row["revision"],
@@ -240,8 +242,8 @@ def _plan(row: RowMapping) -> dict[str, Any]:
         "createdAt": when(row["created_at"]),
         "endedAt": when(row["ended_at"]),
         "faults": row["faults"] or [],
-        "seriesIds": list(row["instances"]),
-        "numberOfInstances": sum(len(ids) for ids in row["instances"].values()),
+        "seriesIds": [entry["seriesId"] for entry in series],
+        "numberOfInstances": sum(entry["NumberOfInstances"] for entry in series),
     }
 
 

@@ -169,6 +169,21 @@ def test_a_404_of_something_else_does_not_end_a_study(impostor: Impostor, client
             client.study(STUDY)
 
 
+def test_the_list_of_a_studys_instances_may_begin_later_than_other_answers(impostor: Impostor, client: Orthanc) -> None:
+    """Orthanc makes up all of it before it sends any: a million take it a minute."""
+    study = {"ID": STUDY, "IsStable": True, "ParentPatient": "p", "MainDicomTags": {}}
+    listed = [{"ID": STUDY, "ParentSeries": "s", "MainDicomTags": {}}]
+
+    def answer(path: str, connection: socket.socket) -> None:
+        late = path.endswith("/instances?expand")
+        if late:
+            time.sleep(1.5)  # the pace of what is tested: more than the client's time-out
+        http(200, json.dumps(listed if late else study).encode())(path, connection)
+
+    impostor.answer = answer
+    assert client.study(STUDY).instances == {"s": (STUDY,)}
+
+
 def test_a_body_that_a_proxy_compressed_all_the_same_is_read(impostor: Impostor, client: Orthanc) -> None:
     impostor.answer = http(200, gzip.compress(b'{"Version": "1.12.4"}'), extra="Content-Encoding: gzip\r\n")
     assert client.system() == {"Version": "1.12.4"}

@@ -100,7 +100,8 @@ class LedgerOfStudies:
         with self.ledger.write() as db:
             instances = {"series-1": ["instance-1", "instance-2"]}
             values = {"plan_id": plan_id, "study_id": study, "revision": "0123456789ab", "run": 1, "reason": "stable"}
-            values |= {"headers": {}, "selected": [], "instances": instances, "faults": faults}
+            headers = {"series": [{"seriesId": "series-1", "NumberOfInstances": 2}]}
+            values |= {"headers": headers, "selected": [], "instances": instances, "faults": faults}
             plans.add(db, values, rows, now=self._now)
             db.execute(update(studies_table).where(studies_table.c.study_id == study).values(active_plan_id=plan_id))
             for row, job in zip(rows, jobs, strict=True):

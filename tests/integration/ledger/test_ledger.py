@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from dcm_processor.errors import LedgerError, LedgerUnavailableError
 from dcm_processor.ledger import Lease, LeaseLostError, Ledger, attempts, events, leases, plans, repairs, studies
@@ -395,3 +395,16 @@ def test_sqlite_on_a_network_file_system_is_refused_naming_database_url(
     monkeypatch.setattr("dcm_processor.ledger.engine.file_system", lambda _path: "nfs4")
     with pytest.raises(LedgerError, match="DATABASE_URL"):
         Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+
+
+def test_who_stored_thousands_of_series_is_put_down_at_once_and_again(ledger: Ledger) -> None:
+    """In one statement: the whole ledger waits for it."""
+    many = {f"series-{number}": number % 2 == 0 for number in range(5_000)}
+    statements: list[str] = []
+    event.listen(ledger._engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    with ledger.write() as db:
+        studies.remember_owners(db, STUDY, dict.fromkeys(many, False))
+        studies.remember_owners(db, STUDY, many)
+        studies.remember_owners(db, STUDY, {})
+        assert studies.owners(db, STUDY) == many
+    assert len([statement for statement in statements if statement.startswith("INSERT")]) == 2

@@ -46,7 +46,7 @@ class AdoptedPlan:
         """Plan the study, and so often again; `wanted` are the jobs of a rerun."""
         names = [key for job in self.registry.jobs for key in instances_of(job, SERIES)]
         plan = make_plan(self.registry, SERIES, {key: CallbackOutcome(applies=True) for key in names})
-        headers = {"seriesIds": SERIES, "series": [{"seriesId": each} for each in SERIES]}
+        headers = {"seriesIds": SERIES, "series": [{"seriesId": each, "NumberOfInstances": 1} for each in SERIES]}
         revision, instances, effects = identity.revision(SERIES), {each: ["i"] for each in SERIES}, Effects()
         planned = Planned(Ending.PLANNED, self.study_id, "", revision, headers, instances, {}, plan)
         with self.ledger.write() as db:

@@ -109,7 +109,9 @@ class Installation:
         plan_id = identity.plan_id(study, "0123456789ab", run)
         rows = [_job_row(plan_id, study, position, job, self._now) for position, job in enumerate(jobs)]
         values = {"plan_id": plan_id, "study_id": study, "revision": "0123456789ab", "run": run, "reason": "stable"}
-        values |= {"headers": {}, "selected": [], "instances": {"series-1": ["instance-1"]}, "faults": ["broken: odd"]}
+        headers = {"series": [{"seriesId": "series-1", "NumberOfInstances": 1}]}
+        values |= {"headers": headers, "selected": [], "instances": {"series-1": ["instance-1"]}}
+        values |= {"faults": ["broken: odd"]}
         with self.ledger.write() as db:
             db.execute(update(schema.plans).where(schema.plans.c.study_id == study).values(active=False))
             db.execute(insert(schema.plans), {**values, "created_at": self._now, "active": True})
