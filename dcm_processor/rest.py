@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import ijson
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from dcm_processor.errors import OrthancRefusesError, OrthancUnavailableError, SettingsError, StudyGoneError
-from dcm_processor.json_elements import elements
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ class Rest:
         try:
             return json.loads(body)
         except ValueError:
-            raise OrthancUnavailableError(f"{self} answers GET {path} with something that is not JSON") from None
+            raise self._no_json(path) from None
 
     def elements(self, path: str, *, gone: str, timeout: float) -> Iterator[Any]:
         """The elements of the array that GET `path` answers with, each as it comes.
@@ -83,10 +84,14 @@ class Rest:
         The first byte may take `timeout` seconds, if that is longer than the answers' usual time.
         """
         with self._open(path, gone=gone, timeout=max(timeout, self._timeout)) as response:
+            chunks = self._chunks(response)
+            first = next(chunks, b"")
+            if not first.lstrip().startswith(b"["):  # of something else ijson says that it has no elements
+                raise self._no_json(path)
             try:
-                yield from elements(self._chunks(response))
-            except ValueError:
-                raise OrthancUnavailableError(f"{self} answers GET {path} with something that is not JSON") from None
+                yield from ijson.items(ijson.from_iter(chain([first], chunks)), "item", use_float=True)
+            except ijson.JSONError:
+                raise self._no_json(path) from None
 
     @contextmanager
     def file(self, path: str, *, gone: str) -> "Iterator[Body]":
@@ -192,6 +197,9 @@ class Rest:
         if isinstance(error, requests.Timeout):
             return f"does not answer within {timeout:g} s"
         return f"cannot be reached ({type(error).__name__}): see that it runs, or correct ORTHANC_REST_URL"
+
+    def _no_json(self, path: str) -> OrthancUnavailableError:
+        return OrthancUnavailableError(f"{self} answers GET {path} with something that is not JSON")
 
     def _complaint(self, status: int) -> str:
         if status in (401, 403):

@@ -169,6 +169,31 @@ def test_a_404_of_something_else_does_not_end_a_study(impostor: Impostor, client
             client.study(STUDY)
 
 
+@pytest.mark.parametrize("body", [
+    b"", b"{}", b"null", b"1", b"<html>", b"[", b'[{"ID": "a"}', b'[{"ID": "a"},', b'[{"ID": "a"},]', b"[1]", b"[] x",
+    b'["\xff"]', b'{"a": [{"ID": "x"}]}',
+])  # fmt: skip
+def test_what_is_no_list_or_not_all_of_one_is_no_study_without_instances(
+    impostor: Impostor, client: Orthanc, body: bytes
+) -> None:
+    impostor.answer = http(200, body)
+    with pytest.raises(OrthancUnavailableError):
+        client.files(STUDY)
+
+
+def test_a_list_is_read_however_it_is_cut(impostor: Impostor, client: Orthanc) -> None:
+    listed = [{"ID": f"Grün {n}", "FileUuid": "a,]", "FileSize": n} for n in range(100)]
+    body = json.dumps(listed, indent=1, ensure_ascii=False).encode()
+
+    def answer(_path: str, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        for start in range(0, len(body), 7):
+            connection.sendall(body[start : start + 7])
+
+    impostor.answer = answer
+    assert client.files(STUDY) == {each["ID"]: ("a,]", each["FileSize"]) for each in listed}
+
+
 def test_the_list_of_a_studys_instances_may_begin_later_than_other_answers(impostor: Impostor, client: Orthanc) -> None:
     """Orthanc makes up all of it before it sends any: a million take it a minute."""
     study = {"ID": STUDY, "IsStable": True, "ParentPatient": "p", "MainDicomTags": {}}
