@@ -24,6 +24,7 @@ def _none_is(_job: Mapping[Any, Any]) -> bool:
     return False
 
 
+_LATER = 1e-6  # seconds: what a float tells apart
 _GOES_ON = "the run that an earlier plan began goes on"
 
 
@@ -62,7 +63,7 @@ def adopt(
         "faults": list(faults) or None,
     }
     studies.remember_owners(db, planned.study_id, planned.owners)
-    _put(db, plan, rows, effects, first=earlier is None, now=now)
+    _put(db, plan, rows, effects, earlier, now=now)
     return plan_id
 
 
@@ -137,22 +138,32 @@ def rerun_jobs(
         "run": run,
         "reason": f"rerun of {', '.join(names)}",
     }
-    _put(db, plan, rows, effects, first=False, now=now)
+    _put(db, plan, rows, effects, latest, now=now)
     return f"planned as {plan_id}"
 
 
 def _put(
-    db: Connection, plan: dict[str, Any], rows: Sequence[dict[str, Any]], effects: Effects, *, first: bool, now: float
+    db: Connection,
+    plan: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    effects: Effects,
+    earlier: RowMapping | None,
+    *,
+    now: float,
 ) -> None:
-    """Write the plan with what may run already queued and what never will already skipped."""
+    """Write the plan with what may run already queued and what never will already skipped.
+
+    It is made later than the `earlier` one, the study's newest until now, though the clock was set back since.
+    """
     study_id, plan_id = plan["study_id"], plan["plan_id"]
-    if not first:
+    created_at = now if earlier is None else max(now, earlier["created_at"] + _LATER)
+    if earlier is not None:
         unwanted, before = plans.supersede(db, study_id, plan_id, now=now)
         effects.unwanted.extend(unwanted)
         effects.ended_plans.extend(before)
-    decision = decide(rows, blocked=not first and plans.predecessor_runs(db, study_id, plan_id))
+    decision = decide(rows, blocked=earlier is not None and plans.predecessor_runs(db, study_id, plan_id))
     apply(decision, rows, now=now)
-    plans.add(db, {**plan, "ended_at": now if decision.ended else None}, rows, now=now)
+    plans.add(db, {**plan, "created_at": created_at, "ended_at": now if decision.ended else None}, rows, now=now)
     studies.set_plan(
         db, study_id, plan_id, headers=plan["headers"], state=decision.study, reason=decision.reason, now=now
     )

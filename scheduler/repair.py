@@ -138,10 +138,11 @@ class Repair:
         if missing:
             with self._ledger.write(lease) as db:
                 repairs.count(db, RepairKind.ATTEMPT_UNKNOWN, len(missing), now=now)
-        forgotten = [attempt_id for attempt_id in missing if queued[attempt_id][4] < forgot_at]
-        self._follow(lease, effects, forgotten)
+        # One that was queued in the future was so before the clock was set back: what came after it is not known.
+        kept = [attempt_id for attempt_id in missing if forgot_at <= queued[attempt_id][4] <= now]
+        self._follow(lease, effects, [attempt_id for attempt_id in missing if attempt_id not in kept])
         self._pushed &= queued.keys()
-        for attempt_id in missing[len(forgotten) :]:
+        for attempt_id in kept:
             if attempt_id not in self._pushed:
                 log.warning("a queued attempt that Redis does not know is pushed", attemptId=attempt_id)
             self._pushed.add(attempt_id)

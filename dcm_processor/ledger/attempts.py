@@ -9,6 +9,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, exists, func, insert, 
 from dcm_processor import identity
 from dcm_processor.ledger import plans
 from dcm_processor.ledger.schema import attempts, jobs
+from dcm_processor.ledger.schema import plans as plans_table
 from dcm_processor.vocabulary import AttemptState, JobState
 
 
@@ -63,28 +64,31 @@ def get(db: Connection, attempt_id: str) -> tuple[RowMapping, RowMapping] | None
 
 
 def finished_among(db: Connection, attempt_ids: Sequence[str]) -> dict[str, RowMapping]:
-    """Of these attempts those that finished their job, with the job; the last to end is the last.
+    """Of these attempts those that finished their job, with the job; those of the newest plan are the last.
 
-    `outdated`: a later plan's job, of which the results lie in the same place, has finished since.
+    `outdated`: a later plan's job, of which the results lie in the same place, has finished too.
     """
-    newer = jobs.alias()
+    newer, newer_plan = jobs.alias(), plans_table.alias()
     outdated = exists().where(
+        newer_plan.c.plan_id == newer.c.plan_id,
+        newer_plan.c.created_at > plans_table.c.created_at,
         newer.c.study_id == jobs.c.study_id,
         newer.c.job_name == jobs.c.job_name,
         newer.c.series_id.is_not_distinct_from(jobs.c.series_id),
         newer.c.state == JobState.FINISHED,
         newer.c.reused_from.is_(None),
-        newer.c.ended_at > jobs.c.ended_at,
     )
     found: dict[str, RowMapping] = {}
     for start in range(0, len(attempt_ids), 1000):  # a database takes so many parameters, not any number
-        query = select(attempts.c.attempt_id.label("finished"), jobs, outdated.label("outdated"))
+        made = plans_table.c.created_at.label("planned_at")
+        query = select(attempts.c.attempt_id.label("finished"), jobs, made, outdated.label("outdated"))
         query = query.join(jobs, jobs.c.job_id == attempts.c.job_id)
+        query = query.join(plans_table, plans_table.c.plan_id == jobs.c.plan_id)
         query = query.where(
             attempts.c.attempt_id.in_(attempt_ids[start : start + 1000]), attempts.c.state == AttemptState.FINISHED
         )
         found |= {row["finished"]: row for row in db.execute(query).mappings()}
-    return dict(sorted(found.items(), key=lambda each: float(each[1]["ended_at"])))
+    return dict(sorted(found.items(), key=lambda each: (each[1]["planned_at"], each[1]["ended_at"])))
 
 
 def unended_among(db: Connection, attempt_ids: Sequence[str]) -> set[str]:

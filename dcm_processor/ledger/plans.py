@@ -120,7 +120,7 @@ def supersede(db: Connection, study_id: str, plan_id: str, *, now: float) -> tup
 
 def add(db: Connection, plan: Mapping[str, Any], job_rows: Sequence[Mapping[str, Any]], *, now: float) -> None:
     """Write a plan (see `supersede`, and `studies.set_plan`); jobs that are queued get their first attempt."""
-    db.execute(_ADD, {**plan, "created_at": now, "active": True})
+    db.execute(_ADD, {"created_at": now, **plan, "active": True})
     used = [column.key for column in jobs.c if any(row.get(column.key) is not None for row in job_rows)]
     if job_rows:  # all rows alike, and no column that nobody fills
         db.execute(_ADD_JOBS, [{key: row.get(key) for key in used} for row in job_rows])

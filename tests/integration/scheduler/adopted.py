@@ -32,6 +32,7 @@ class AdoptedPlan:
     def __init__(self, folder: Path, transport: Transport, jobs: list[dict[str, Any]]) -> None:
         self.ledger = Ledger(f"sqlite:///{folder}/ledger.sqlite")
         self.ledger.migrate()
+        self.clock = time.time
         self.transport, self.results = transport, Results(folder / "data")
         defaults = Defaults(Level.STUDY, "default", ("default",))
         self.store = Store(folder / "registry", folder / "modules", defaults)
@@ -51,7 +52,7 @@ class AdoptedPlan:
         planned = Planned(Ending.PLANNED, self.study_id, "", revision, headers, instances, {}, plan)
         with self.ledger.write() as db:
             plan_id = adopt(
-                db, planned, why="", selected=["*"], faults=[], wanted=wanted, effects=effects, now=time.time()
+                db, planned, why="", selected=["*"], faults=[], wanted=wanted, effects=effects, now=self.clock()
             )
         effects.carry_out(self.ledger, self.transport, self.results, self.store)
         return plan_id
@@ -80,7 +81,7 @@ class AdoptedPlan:
         event.listen(Engine, "before_cursor_execute", note)
         try:
             with deciding(self.ledger, None, effects) as (db, own):  # type: ignore[arg-type]  # no other leader here
-                take(db, report, own, now=time.time())
+                take(db, report, own, now=self.clock())
             effects.carry_out(self.ledger, self.transport, self.results, self.store)
         finally:
             event.remove(Engine, "before_cursor_execute", note)

@@ -146,7 +146,10 @@ class Shape:
             return Planned(Ending.UNCHANGED, study_id, "has its plan", revision)
         keys = [key for job in self.registry.jobs for key in instances_of(job, SERIES)]
         plan = make_plan(self.registry, SERIES, {key: CallbackOutcome(applies=True) for key in keys})
-        headers = {"seriesIds": SERIES, "series": [{"seriesId": each} for each in SERIES]}
+        headers = {
+            "seriesIds": SERIES,
+            "series": [{"seriesId": each, "NumberOfInstances": instances} for each in SERIES],
+        }
         return Planned(Ending.PLANNED, study_id, "", revision, headers, held, {}, plan)
 
 
