@@ -5,7 +5,9 @@ folder are taken; what tools leave behind (`__pycache__`, `.git` …) and empty 
 """
 
 import hashlib
+import itertools
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -23,6 +25,7 @@ _LEFT_OUT = frozenset(
     {"__pycache__", ".git", ".hg", ".svn", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".DS_Store"}
 )
 _CHUNK = 1 << 20
+_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -199,13 +202,42 @@ def sync(path: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder, whatever its folders' modes are; symlinks are deleted, never followed.
+    """Delete a folder, however deep it is and whatever its folders' modes are; symlinks are deleted, never followed.
+
+    What lies deeper is brought up before it is deleted: no path gets long, and nothing is recursive.
 
     Raises OSError.
     """
     folder.chmod(0o700)
-    for parent, names, _ in os.walk(folder):
-        for inner in (Path(parent, name) for name in names):
-            if not inner.is_symlink():
-                inner.chmod(0o700)  # before the walk goes into it
-    shutil.rmtree(folder)
+    top = os.open(folder, _OPEN_FOLDER)
+    try:
+        inner, up = _empty(top), secrets.token_hex(8)
+        for number in itertools.count():
+            if not inner:
+                break
+            name = inner.pop()
+            opened = os.open(name, _OPEN_FOLDER, dir_fd=top)
+            try:
+                for place, deeper in enumerate(_empty(opened)):
+                    inner.append(f"{up}-{number}-{place}")
+                    os.rename(deeper, inner[-1], src_dir_fd=opened, dst_dir_fd=top)
+            finally:
+                os.close(opened)
+            os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    folder.rmdir()
+
+
+def _empty(folder: int) -> list[str]:
+    """Delete what an open folder holds but for its folders; returns their names, which may be moved and opened then."""
+    with os.scandir(folder) as found:
+        entries = list(found)
+    inner = []
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            os.chmod(entry.name, 0o700, dir_fd=folder)
+            inner.append(entry.name)
+        else:
+            os.unlink(entry.name, dir_fd=folder)
+    return inner
