@@ -1,14 +1,19 @@
 """A job's output folder: made before the function runs, there after it, and sent if the scheduler has another DATA."""
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from dcm_processor.archive import OUTPUT, survey
-from dcm_processor.service_tree import remove
+from dcm_processor.service_tree import remove, sync
 from dcm_processor.settings import Settings
 from worker.exchange import Exchange, patiently
+
+_CLOSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EINVAL)  # the last: no such wish on this file system
 
 
 def make(output: Path) -> None:
@@ -24,6 +29,34 @@ def have(output: Path) -> None:
         if output.is_symlink() or output.exists():
             output.rename(output.with_name(f"{output.name}.misplaced"))
         output.mkdir()
+
+
+def keep(output: Path) -> None:
+    """Have all of it on the disk itself, before anybody is told that it is there.
+
+    What cannot be opened, by its mode or because it lies too deep, is left to the system. Raises OSError where the disk
+    fails, or is full only now.
+    """
+    folders = [output]
+    while folders:
+        folder = folders.pop()
+        with _but_for_closed(), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                elif entry.is_file(follow_symlinks=False):
+                    with _but_for_closed():
+                        sync(Path(entry.path))
+            sync(folder)
+
+
+@contextmanager
+def _but_for_closed() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CLOSED:
+            raise
 
 
 def send(settings: Settings, attempt_id: str, output: Path, patience: float | None) -> tuple[str, ...]:

@@ -169,7 +169,12 @@ class _Attempt:
         if end.killed == "reaper":
             reaper.kill_descendants()
         outcome = outcome_of(end, order, START_LIMIT)
-        return outcome if shared else self._send_output(folder, left, outcome)
+        if not shared:
+            return self._send_output(folder, left, outcome)
+        if outcome.exitReason is ExitReason.DONE:
+            with copies.full_disk(self._settings.data):
+                output.keep(left)
+        return outcome
 
     def _check_script(self, folder: AttemptFolder) -> None:
         """Go on where the version's script.sh has run well on this worker, where it has none, and where none is run.
