@@ -35,6 +35,7 @@ ATTEMPTS, RESULTS = "attempts", "results"
 ASIDE = ".replaced"
 PART, TRASH = ".part", ".trash"
 _PUBLISHING = ".publishing"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 STALE_SECONDS = 24 * 3600.0
 """An upload that nobody has touched for so long was cut by the scheduler's own end."""
 
@@ -46,6 +47,7 @@ class Results:
         self._data = data
         self._arriving: set[str] = set()
         self._lock = threading.Lock()
+        self._unlocked = False  # told in the log
         self._unpublished: dict[str, str] = {}  # folder -> attempt whose output could not be put there
 
     @cached_property
@@ -107,8 +109,7 @@ class Results:
             finished = attempts.finished_among(db, names)
         for attempt_id in [attempt_id for attempt_id, job in finished.items() if job["outdated"]]:
             self._set_aside(attempt_id)
-            del finished[attempt_id]
-        unpublished = [(result_folder(job), attempt_id) for attempt_id, job in finished.items()]
+        unpublished = [(result_folder(job), attempt_id) for attempt_id, job in finished.items() if not job["outdated"]]
         unpublished += [each for each in self._unpublished.items() if each[1] not in finished]
         return sum(self.publish(attempt_id, folder) for folder, attempt_id in unpublished)
 
@@ -130,18 +131,29 @@ class Results:
         (self._data / ATTEMPTS).mkdir(parents=True, exist_ok=True)
         lock = os.open(self._data / ATTEMPTS / _PUBLISHING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock_if_possible(lock)
             yield
-        except BlockingIOError:
-            raise BlockingIOError(errno.EAGAIN, "another controller is in the middle of that") from None
         finally:
             os.close(lock)
+
+    def _lock_if_possible(self, file: int) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(errno.EAGAIN, "another controller is in the middle of that") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            if not self._unlocked:
+                log.warning("DATA's file system has no locks; two controllers must not share it", why=error.strerror)
+            self._unlocked = True
 
     def _set_aside(self, attempt_id: str) -> None:
         made = self._data / ATTEMPTS / attempt_id
         try:
             with self._publishing():
-                _put_aside(made, made)
+                if _is_folder(made):
+                    _put_aside(made, made)
         except OSError as error:
             log.error("outdated results cannot be put aside", attemptId=attempt_id, why=error.strerror)
 

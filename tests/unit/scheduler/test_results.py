@@ -1,5 +1,7 @@
 """An accepted attempt's output becomes the job's results: whole, once, and again after an interruption."""
 
+import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,3 +188,18 @@ def test_repair_never_publishes_what_is_arriving_and_clears_it_when_it_is_old(
     Results(data).repair(ledger)
     assert [path.name for path in (data / "attempts").iterdir()] == [ATTEMPT]
     ledger.close()
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_takes_results_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(refusal, os.strerror(refusal))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    made = tmp_path / "attempts" / "job-1"
+    made.mkdir(parents=True)
+    (made / "text").write_text("done")
+    assert Results(tmp_path).publish("job-1", "results/study/job")
+    assert (tmp_path / "results" / "study" / "job" / "text").read_text() == "done"
