@@ -17,6 +17,7 @@ import json
 import os
 import secrets
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from dcm_processor.transport import Report
 from dcm_processor.vocabulary import ExitReason
 
 _ROOM = 16 * 1024
+_PATIENCE = 1.0
 
 
 class SpoolError(OutageError):
@@ -93,8 +95,9 @@ class AttemptFolder:
     def _acquire(self) -> int:
         """Make the folder and lock it; anew where somebody removed it in between.
 
-        Raises BlockingIOError where somebody else holds the lock.
+        Raises BlockingIOError where somebody else holds the lock, and for longer than a look at it takes.
         """
+        deadline = time.monotonic() + _PATIENCE
         while True:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             with suppress(FileNotFoundError):
@@ -103,9 +106,11 @@ class AttemptFolder:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     if os.fstat(fd).st_nlink:
                         return fd
-                except OSError:
-                    os.close(fd)
-                    raise
+                except OSError as error:
+                    if not isinstance(error, BlockingIOError) or time.monotonic() > deadline:
+                        os.close(fd)
+                        raise
+                    time.sleep(0.01)
                 os.close(fd)
 
     @property
@@ -201,7 +206,11 @@ class AttemptFolder:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.clear_scratch()
             with suppress(OSError):
-                service_tree.remove(self.path)
+                for path in self.path.iterdir():
+                    if path.name != "lock":  # which goes last: who gets it has the folder
+                        path.unlink()
+                (self.path / "lock").unlink()
+                self.path.rmdir()
         except BlockingIOError:
             return False
         finally:

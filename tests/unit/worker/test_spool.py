@@ -111,6 +111,21 @@ def test_nobody_removes_a_folder_under_a_horse_that_begins_in_it(
     os.close(folder.lock)
 
 
+def test_who_only_looks_whether_somebody_runs_it_keeps_nobody_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, looking = fcntl.flock, [1, 2, 3]
+
+    def shared_just_now(*parts: Any) -> None:
+        if looking:
+            looking.pop()
+            raise BlockingIOError
+        flock(*parts)
+
+    monkeypatch.setattr(fcntl, "flock", shared_just_now)
+    os.close(AttemptFolder.create(tmp_path, REPORT).lock)
+
+
 def test_an_attempt_that_has_run_does_not_run_again(tmp_path: Path) -> None:
     """Redis emptied before the outcome was taken: the same attempt comes again, and what is known is sent."""
     first = AttemptFolder.create(tmp_path, REPORT)
