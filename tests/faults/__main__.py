@@ -40,6 +40,9 @@ def main() -> int:
     if options.without:
         shown = repairs.show(folder, options.without, told)
         return 0 if all(each.without and not each.repaired for each in shown.values()) else 1
+    command = f"python -m tests.faults --seed {options.seed} --studies {options.studies} --faults {options.faults}"
+    command += f" --workers {options.workers}"
+    told(command)
     with Stand(folder, options.workers) as stand:
         running = campaign.drawn(stand, options.seed, options.studies, options.faults, told)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -48,8 +51,6 @@ def main() -> int:
             result = running.run()
     report.show(result, console)
     if options.markdown is not None:
-        command = f"python -m tests.faults --seed {options.seed} --studies {options.studies} --faults {options.faults}"
-        command += f" --workers {options.workers}"
         options.markdown.write_text(report.markdown(result, command), encoding="utf-8")
     if options.keep is None and not result.findings:
         shutil.rmtree(folder)

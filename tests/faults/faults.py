@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import redis
 
@@ -34,17 +35,19 @@ LINKS = (
     "orthanc-scheduler",
     "scanner-orthanc",
 )
+_WORKERS_LINKS = ("worker-redis", "worker-orthanc")
 _TARGETS: dict[str, Sequence[str]] = {
     "kill": PROCESSES,
     "stop": PROCESSES,
     "end": ("orthanc", "redis", "scheduler", "controller", "worker"),
     "cut": LINKS,
+    "unplug": ("workers",),
     "empty": ("redis",),
     "forget": ("redis",),
     "fill": ("data",),
     "down": ("everything",),
 }
-_WEIGHTS = {"kill": 40, "stop": 15, "end": 12, "cut": 15, "empty": 8, "forget": 3, "fill": 4, "down": 3}
+_WEIGHTS = {"kill": 40, "stop": 15, "end": 12, "cut": 15, "unplug": 3, "empty": 8, "forget": 3, "fill": 4, "down": 3}
 _STOPPED = (0.5, 3.0, 8.0)
 
 
@@ -53,7 +56,8 @@ class Fault:
     """One fault.
 
     kill: SIGKILL; stop: SIGSTOP for `seconds`, then SIGCONT, or SIGKILL where `fatal`; end: SIGTERM, and it is
-    started again; cut: a link in a `mode` for `seconds`; empty: FLUSHALL; forget: Redis restarted without its data;
+    started again; cut: a link in a `mode` for `seconds`; unplug: the workers reach nothing for `seconds`, and are taken
+    for lost; empty: FLUSHALL; forget: Redis restarted without its data;
     fill: DATA's disk full for `seconds`; down: everything stopped, and started again.
     """
 
@@ -103,6 +107,7 @@ def _draw(chance: random.Random, number: int) -> Fault:
     seconds = {"cut": chance.uniform(0.5, 8), "fill": chance.uniform(1, 5), "stop": chance.choice(_STOPPED)}
     if kind == "stop" and target in ("worker", "controller") and chance.random() < 0.4:
         seconds[kind] = LOST_AFTER + 10
+    seconds["unplug"] = LOST_AFTER + 10
     return Fault(
         number, kind, target, seconds.get(kind, 0.0), chance.random() < 0.4,
         mode=chance.choice((Mode.DROP, Mode.HANG, Mode.REFUSE)), pause=chance.uniform(0.2, 2.0),
@@ -127,6 +132,10 @@ def strike(
         case "cut":
             stand.network.change(fault.target, fault.mode)
             later(fault.seconds, lambda: stand.network.change(fault.target, Mode.PASS))
+        case "unplug":
+            for link in _WORKERS_LINKS:
+                stand.network.change(link, Mode.HANG)
+                later(fault.seconds, partial(stand.network.change, link, Mode.PASS))
         case "empty":
             wait_until(lambda: _emptied(stand), 60, "Redis can be emptied")
         case "forget":

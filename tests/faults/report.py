@@ -84,6 +84,7 @@ def markdown(result: Result, command: str) -> str:
 def _named(kind: str) -> str:
     names = {
         "cut": "network cut",
+        "unplug": "workers without any network until they are lost",
         "empty": "Redis emptied",
         "forget": "Redis restarted without its data",
         "fill": "DATA's disk full",

@@ -200,7 +200,9 @@ class Stand:
     # -- the disk
 
     def fill(self, *, full: bool) -> None:
-        """Leave no room on DATA's disk, or give it back."""
+        """Leave no room on DATA's disk, or give it back; only on one of its own."""
+        if not self.disk:
+            return
         filler = self.data / ".filler"
         if not full:
             filler.unlink(missing_ok=True)
