@@ -156,8 +156,11 @@ class Transport:
             (pipeline if pipeline is not None else self.redis).mset(values)
 
     def forget_attempts(self, attempt_ids: Iterable[str], *, acknowledge: bool) -> None:
-        """Remove what belongs to ended attempts; `acknowledge` tells their worker that the outcome was taken."""
-        with answers(), self.redis.pipeline(transaction=True) as pipe:
+        """Remove what belongs to ended attempts; `acknowledge` tells their worker that the outcome was taken.
+
+        No transaction: a full Redis refuses the acknowledgement, and is to have the room all the same.
+        """
+        with answers(), self.redis.pipeline(transaction=False) as pipe:
             for attempt_id in attempt_ids:
                 pipe.delete(PREFIX + "order:" + attempt_id, PREFIX + "claim:" + attempt_id)
                 pipe.hdel(ANNOUNCED, attempt_id)

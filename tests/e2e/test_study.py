@@ -7,6 +7,7 @@ import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -337,11 +338,13 @@ def test_a_killed_worker_takes_its_job_along_and_another_runs_it_again(
     victims = [pid for name, pid in stack.programs().items() if name.startswith("worker") and str(pid) in worker]
     assert len(victims) == 1, worker
     os.kill(victims[0], signal.SIGKILL)
+    killed = datetime.now(UTC)
     job = int(marks.read_text().split()[1])
     wait_until(lambda: not psutil.pid_exists(job), 10, "the job died with its worker")
     assert stack.ended(study.study_id, 150) == {"long": "finished"}
     attempts = stack.jobs(study.study_id)["long"]["attempts"]
     assert [attempt["state"] for attempt in attempts] == ["lost", "finished"]
+    assert datetime.fromisoformat(attempts[0]["endedAt"]) - killed < timedelta(seconds=90)
 
 
 def test_a_study_that_two_senders_send_at_once_is_one_and_is_processed_once(

@@ -1,5 +1,8 @@
 """What goes wrong around the controller keeps it from one thing, and from nothing else."""
 
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -135,3 +138,29 @@ def test_an_outcome_with_moments_that_cannot_be_spoils_no_page(
     platform.wait_for(study.study_id, "finished")
     [attempt] = platform.jobs(study.study_id)["a"]["attempts"]
     assert list(attempt["phases"]) == ["environment"]
+
+
+def test_a_ledger_that_a_backup_locks_for_longer_than_the_lease_costs_nothing(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be written waits; who led goes on leading, since nobody else took over."""
+    platform.stop()
+    monkeypatch.setattr(controller, "LEASE_SECONDS", 2.0)
+    platform.start()
+    platform.install("svc", [{"jobName": "a"}, {"jobName": "b", "dependsOn": "a"}], YES, tmp_path / "source")
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    order = worker.start()
+    wait_until(lambda: platform.states(study.study_id)["a"] == "started", 10)
+    with closing(sqlite3.connect(platform.settings.BASEDIR / "db" / "ledger.sqlite", isolation_level=None)) as backup:
+        epoch = backup.execute("SELECT epoch FROM leases").fetchall()
+        backup.execute("BEGIN IMMEDIATE")
+        worker.end(order.attemptId)
+        until = time.monotonic() + 3 * controller.LEASE_SECONDS
+        wait_until(lambda: time.monotonic() > until, 10)
+        backup.execute("ROLLBACK")
+        worker.run()
+        platform.wait_for(study.study_id, "finished")
+        assert {name: len(ids) for name, ids in platform.attempts(study.study_id).items()} == {"a": 1, "b": 1}
+        assert backup.execute("SELECT epoch FROM leases").fetchall() == epoch
