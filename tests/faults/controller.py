@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from scheduler import changes, controller, repair, results
+from dcm_processor.ledger import events
+from scheduler import changes, comparison, controller, repair, results
 
 Switch = tuple[object, str, Callable[..., Any]]
 
@@ -33,6 +34,14 @@ def _zero(*_: object, **__: object) -> int:
     return 0
 
 
+_due = events.due
+
+
+def _untouched(*given: Any, **named: Any) -> list[Any]:
+    """Those due that no leader has begun to plan for."""
+    return [event for event in _due(*given, **named) if "being planned" not in (event["result"] or "")]
+
+
 WITHOUT: dict[str, Switch] = {
     "push": (repair.Repair, "_missing", _present),
     "lost": (repair.Announcements, "look", _nobody),
@@ -41,6 +50,10 @@ WITHOUT: dict[str, Switch] = {
     "changes": (changes.Changes, "run", _nothing),
     "quiet": (changes.Changes, "overdue", _zero),
     "keys": (repair.Repair, "keys", _nothing),
+    "compare": (comparison.Comparison, "step", _zero),
+    "unreported": (repair.Repair, "_start_unreported", _nothing),
+    "clocks": (repair.Repair, "clocks", _nothing),
+    "events": (events, "due", _untouched),
 }
 """By name: the repair that is switched off."""
 

@@ -10,11 +10,14 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
+from dcm_processor.ledger import Ledger, events
+from dcm_processor.transport import REPORTS
+from dcm_processor.vocabulary import EventKind
 from tests.faults import leftovers, oracle, studies
 from tests.faults.links import Mode
 from tests.faults.oracle import Finding
@@ -25,12 +28,12 @@ from tests.faults.stand import LOST_AFTER, Stand
 from tests.faults.studies import Study
 from tests.waiting import wait_until
 
-_RETRY = {"max": 0, "lost": 2}
+_RETRY = {"max": 0, "interval": [1], "lost": 2}
 JOBS = (
     Job("one", "short", Rule("study", seconds=1.5), retry=_RETRY),
     Job("two", "short", Rule("study"), ("one",), retry=_RETRY),
 )
-_UNREPAIRED = {"lost": LOST_AFTER + 15}
+_UNREPAIRED = {"lost": LOST_AFTER + 15, "unreported": LOST_AFTER + 25}
 """Seconds that the controller gets without the repair: with it, less would do. For those not named 20."""
 _REPAIRED = LOST_AFTER + 60.0
 _SOON = 60.0
@@ -90,6 +93,14 @@ class Repairs:
 
     def _plans(self) -> None:
         """A job that may run waits, as somebody left it who looked into the ledger by hand."""
+        self._put_back("waiting")
+
+    def _clocks(self) -> None:
+        """A retry lies a day ahead, as a clock leaves it that was set back."""
+        self._put_back("retrying", due_at=time.time() + 24 * 3600)
+
+    def _put_back(self, state: str, due_at: float | None = None) -> None:
+        """Have a job that is queued be in that state, and its attempt be nowhere."""
         self._workers(signal.SIGSTOP)
         self._study = self._send()
         attempt_id = wait_until(lambda: self._attempt("queued"), _SOON, "an attempt is queued")
@@ -99,8 +110,8 @@ class Repairs:
         with closing(sqlite3.connect(self._stand.ledger, timeout=20)) as db, db:
             db.execute("DELETE FROM attempts WHERE attempt_id = ?", (attempt_id,))
             db.execute(
-                "UPDATE jobs SET state = 'waiting', attempt = 0 WHERE state = 'queued' AND study_id = ?",
-                (self._study.study_id,),
+                "UPDATE jobs SET state = ?, due_at = ?, attempt = 0 WHERE state = 'queued' AND study_id = ?",
+                (state, due_at, self._study.study_id),
             )
         self._workers(signal.SIGCONT)
 
@@ -133,10 +144,39 @@ class Repairs:
         with self._stand.redis() as client:
             client.set(f"dcmproc:order:{self._attempt('finished', 'one')}", json.dumps({}))
 
+    def _compare(self) -> None:
+        """Nobody tells of a study: the hook cannot, Orthanc is killed before it is stable, its changes are cleared."""
+        self._stand.stop_program("controller")
+        self._stand.network.change("orthanc-scheduler", Mode.REFUSE)
+        self._quiet()
+        self._stand.clear_changes()
+        self._stand.network.heal()
+
+    def _unreported(self) -> None:
+        """What a worker said as it began is lost, and it is killed."""
+        self._workers(signal.SIGSTOP)
+        self._study = self._send()
+        wait_until(lambda: self._attempt("queued"), _SOON, "an attempt is queued")
+        self._stand.stop_program("controller")
+        self._workers(signal.SIGCONT)
+        wait_until(self._runs, _SOON, "a function runs")
+        self._workers(signal.SIGKILL)
+        with self._stand.redis() as client:
+            client.delete(REPORTS)
+
+    def _events(self) -> None:
+        """A study's only event is being planned for, as a controller leaves it that is killed just then."""
+        self._compare()
+        with closing(Ledger(self._stand.settings.database_url)) as ledger, ledger.write() as db:
+            event_id = events.record(db, EventKind.STABLE, self._study.study_id, None, now=time.time())
+            events.begin(db, [event_id], epoch=0)
+
     # -- on the way
 
     def _send(self) -> Study:
+        """Send another one, without pauses: it is stable once."""
         study = studies.draw(0, len(self._sent) + 1)[-1]
+        study = replace(study, pauses=(0.0,) * len(study.pauses))
         self._sent.append(study)
         scanner = Scanner(self._stand.network.links["scanner-orthanc"].port, [study])
         scanner.start(lambda _: True)

@@ -197,6 +197,11 @@ class Stand:
         self._without.write_text(repair)
         self.restart("controller")
 
+    def clear_changes(self) -> None:
+        """Have Orthanc forget its changes, as whoever reads them may."""
+        auth = ("admin", self.settings.secret("orthanc_admin_password"))
+        self._http.delete(f"{self.settings.orthanc_url}/changes", auth=auth, timeout=5).raise_for_status()
+
     # -- the disk
 
     def fill(self, *, full: bool) -> None:
