@@ -193,6 +193,8 @@ class MortalController:
         self._controller._planner.close()
         self._controller._ledger.close()
         self._controller._transport.close()
+        for end in (self._controller._stream.bell, self._controller._stream._rope):
+            os.close(end)
 
     def _start(self) -> None:
         self._controller = Controller(self._settings)

@@ -1,5 +1,6 @@
 """A platform for tests: a real ledger, Valkey and Orthanc, a real controller, and a worker that does as it is told."""
 
+import gc
 import json
 import os
 import subprocess
@@ -70,6 +71,11 @@ class Platform:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        if self._controller is not None:
+            self._controller._ledger.close()
+        self.ledger.close()
+        self.transport.close()
+        gc.unfreeze()  # what the controller froze would stay as long as this process, which has many of them
 
     def start(self) -> None:
         self._controller = Controller(self.settings)

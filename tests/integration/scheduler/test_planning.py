@@ -40,7 +40,7 @@ def dies(*_: object) -> None:
 
 @contextmanager
 def stopped_fork_server() -> Iterator[None]:
-    children = psutil.Process().children()
+    children = [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
     [server] = [child for child in children if "forkserver" in " ".join(child.cmdline())]
     server.suspend()
     try:

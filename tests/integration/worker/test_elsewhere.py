@@ -109,7 +109,8 @@ class Site:
     def attempts(self) -> list[str]:
         """What lies under DATA/attempts of the scheduler's host."""
         folder = self.platform.settings.data / "attempts"
-        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set[str]()
+        return sorted(names - {".publishing"})
 
     def asked(self, method: str, part: str) -> list[dict[str, Any]]:
         """Requests in the scheduler's log."""
