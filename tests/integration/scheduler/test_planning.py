@@ -88,6 +88,7 @@ def test_a_study_whose_newest_revision_could_not_be_planned_is_unplanned_once_it
     platform: Platform, orthanc: OrthancServer, tmp_path: Path, soon: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However its earlier plan ended; and no longer than until that revision has its plan."""
+    monkeypatch.setattr(planner, "PLANNING_SECONDS", 60.0)  # nothing hangs here, and each child has to begin
     platform.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
     study = make_study(tmp_path / "study", series=[{"Modality": "CT", "instances": 2}])
     upload(orthanc.url, orthanc.auth, study.files[:1])
