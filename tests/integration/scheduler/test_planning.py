@@ -4,7 +4,7 @@ import os
 import signal
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -38,6 +38,15 @@ def dies(*_: object) -> None:
     os._exit(1)
 
 
+def stopped_children() -> list[psutil.Process]:
+    """What stands still of that which this process started."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found += [child] if child.status() == psutil.STATUS_STOPPED else []
+    return found
+
+
 @contextmanager
 def stopped_fork_server() -> Iterator[None]:
     children = [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
@@ -57,7 +66,7 @@ def test_a_child_that_stops_in_the_middle_of_its_answer_holds_up_nobody_and_its_
     with monkeypatch.context() as patch:
         patch.setattr(planning, "_child", stops_in_the_middle_of_its_answer)
         platform.announce(first.study_id)
-        platform.wait_for(first.study_id, "planning")
+        wait_until(stopped_children, 10, "the child has stopped")
     second = send(orthanc, tmp_path / "second")
     platform.announce(second.study_id)
     platform.wait_for(second.study_id, "running", 2)
