@@ -20,7 +20,7 @@ from dcm_processor.ledger import Ledger, repairs
 from dcm_processor.outcome import Outcome
 from dcm_processor.settings import CHECKOUT, Settings
 from dcm_processor.store import Store
-from dcm_processor.transport import Order, Report, Transport
+from dcm_processor.transport import Order, PlanOrder, Report, Transport
 from dcm_processor.vocabulary import EventKind, ExitReason, RepairKind
 from scheduler import controller, repair
 from scheduler.controller import Controller
@@ -192,6 +192,21 @@ def send(orthanc: OrthancServer, folder: Path, **keywords: object) -> StudyFiles
     study = make_study(folder, series=[{"Modality": "CT"}, {"Modality": "CT", "instances": 2}], **keywords)
     upload(orthanc.url, orthanc.auth, study.files)
     return study
+
+
+def ended(platform: Platform, orthanc: OrthancServer, folder: Path) -> tuple[Report, Order, PlanOrder]:
+    """What Redis had of the one attempt of a study that has finished: nothing of it is there any more."""
+    platform.install("svc", [{"jobName": "a"}], YES, folder / "source")
+    study = send(orthanc, folder / "study")
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    report = worker.report(worker.pop())
+    order, plan = platform.transport.order(report.attemptId) or pytest.fail("no order")
+    assert platform.transport.claim(report)
+    worker.end(report.attemptId)
+    platform.wait_for(study.study_id, "finished")
+    wait_until(lambda: not held(platform, "plan", "order", "claim", "announced"), 10)
+    return report, order, plan
 
 
 def held(platform: Platform, *kinds: str) -> list[str]:

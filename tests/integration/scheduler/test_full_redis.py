@@ -18,7 +18,7 @@ from scheduler.enqueue import enqueue
 from scheduler.logs import LogReceiver, log_path
 from tests.integration.scheduler.adopted import SERIES, AdoptedPlan
 from tests.integration.scheduler.api.stand import TOKENS, Installation, bearer
-from tests.integration.scheduler.platform import YES, HandWorker, Platform, RealWorker, gated, held, send
+from tests.integration.scheduler.platform import YES, HandWorker, Platform, RealWorker, ended, gated, held, send
 from tests.servers import OrthancServer
 from tests.waiting import wait_until
 
@@ -112,22 +112,26 @@ def test_what_has_ended_goes_from_a_full_redis_though_its_worker_cannot_be_asked
 ) -> None:
     """Nobody else makes room there."""
     monkeypatch.setitem(controller.EVERY, "keys", 0.2)
-    alone.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
-    study = send(orthanc, tmp_path / "study")
-    alone.announce(study.study_id)
-    worker = HandWorker(alone)
-    attempt_id = worker.pop()
-    order, plan = alone.transport.order(attempt_id) or pytest.fail("no order")
-    assert alone.transport.claim(worker.report(attempt_id))
-    worker.end(attempt_id)
-    alone.wait_for(study.study_id, "finished")
-    wait_until(lambda: not held(alone, "plan", "order", "claim", "announced"), 10)
+    report, order, plan = ended(alone, orthanc, tmp_path)
     with alone.transport.redis.pipeline(transaction=True) as pipe:
         alone.transport.put_orders(plan, [order], pipe)
-        pipe.hset("dcmproc:announced", attempt_id, "it still runs")
+        pipe.hset("dcmproc:announced", report.attemptId, "it still runs")
         pipe.config_set("maxmemory", 1)
         pipe.execute()
     wait_until(lambda: not held(alone, "plan", "order", "claim", "announced"), 10)
+
+
+def test_what_an_outcome_was_taken_of_goes_from_a_full_redis_though_the_worker_cannot_be_told(
+    transport: Transport,
+) -> None:
+    """Only the acknowledgement needs room."""
+    for kind in ("order", "claim"):
+        transport.redis.set(f"dcmproc:{kind}:job-1", "x")
+    transport.redis.hset("dcmproc:announced", "job-1", "x")
+    transport.redis.config_set("maxmemory", 1)
+    with pytest.raises(TransportUnavailableError, match="Redis is full"):
+        transport.forget_attempts(["job-1"], acknowledge=True)
+    assert transport.redis.keys("dcmproc:*") == []
 
 
 def test_logs_make_room_in_a_full_redis_as_they_are_taken(tmp_path: Path, transport: Transport) -> None:

@@ -12,7 +12,7 @@ from dcm_processor.vocabulary import EventKind, ExitReason, RepairKind
 from scheduler import controller, repair
 from scheduler.effects import Effects
 from tests.integration.scheduler.adopted import AdoptedPlan
-from tests.integration.scheduler.platform import YES, HandWorker, Platform, hasten, held, send
+from tests.integration.scheduler.platform import YES, HandWorker, Platform, ended, hasten, held, send
 from tests.servers import OrthancServer, ValkeyServer
 from tests.waiting import wait_until
 
@@ -133,21 +133,12 @@ def test_what_redis_should_have_forgotten_it_forgets_later(
 ) -> None:
     """It was away, or has been put back; whoever still runs what has ended is asked to end it."""
     monkeypatch.setitem(controller.EVERY, "keys", 0.2)
-    hasty.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
     with hasty:
-        study = send(orthanc, tmp_path / "study")
-        hasty.announce(study.study_id)
-        worker = HandWorker(hasty)
-        attempt_id = worker.pop()
-        order, plan = hasty.transport.order(attempt_id) or pytest.fail("no order")
-        assert hasty.transport.claim(worker.report(attempt_id))
-        worker.end(attempt_id)
-        hasty.wait_for(study.study_id, "finished")
-        wait_until(lambda: not held(hasty, "plan", "order", "claim", "announced"), 10)
+        report, order, plan = ended(hasty, orthanc, tmp_path)
         hasty.transport.put_orders(plan, [order])
-        hasty.transport.announce(worker.report(attempt_id), 7)
+        hasty.transport.announce(report, 7)
         wait_until(lambda: not held(hasty, "plan", "order", "claim", "announced"), 10)
-        wait_until(lambda: hasty.transport.announce(worker.report(attempt_id), 8), 10, "whoever runs it is to end it")
+        wait_until(lambda: hasty.transport.announce(report, 8), 10, "whoever runs it is to end it")
     assert hasty.counted()[RepairKind.ATTEMPT_UNWANTED] >= 1
 
 

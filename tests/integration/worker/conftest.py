@@ -168,12 +168,14 @@ class Stand:
 
     # -- workers
 
-    def start(self, **environ: str) -> subprocess.Popen[bytes]:
-        """Start a worker."""
+    def start(self, changed: str = "", **environ: str) -> subprocess.Popen[bytes]:
+        """Start a worker; `changed` is Python that it runs first."""
+        program = f"{changed}\nimport worker.__main__\nraise SystemExit(worker.__main__.main())"
         with (self.base / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "worker"], cwd=CHECKOUT, env=self.environ | environ, stdout=log, stderr=log
-            )
+                [sys.executable, *(("-c", program) if changed else ("-m", "worker"))],
+                cwd=CHECKOUT, env=self.environ | environ, stdout=log, stderr=log,
+            )  # fmt: skip
         self.workers.append(worker)
         return worker
 

@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 
+import pytest
 import redis
 from rq import Callback, Queue
 from rq.serializers import JSONSerializer
@@ -96,6 +97,19 @@ def test_killing_the_runner_counts_as_lost(stand: Stand) -> None:
     stand.enqueue()
     os.kill(int(stand.written("pid")), signal.SIGKILL)
     assert stand.outcome().exitReason is ExitReason.LOST
+
+
+@pytest.mark.parametrize(("instead", "reason"), [
+    ("os.kill(os.getpid(), 9)", ExitReason.LOST),
+    ("raise OSError(5, 'Input/output error')", ExitReason.OUTAGE),
+])  # fmt: skip
+def test_nothing_is_done_whose_output_is_not_on_the_disk(stand: Stand, instead: str, reason: ExitReason) -> None:
+    """The horse dies, or the disk fails, after the function has returned and before its output is kept."""
+    stand.service("def work(output_dir):\n    open(output_dir + '/image', 'w').write('x')\n")
+    stand.start(f"import os\nfrom worker import output\ndef keep(_):\n    {instead}\noutput.keep = keep")
+    stand.enqueue()
+    assert stand.outcome().exitReason is reason
+    assert (stand.output() / "image").exists()
 
 
 def test_cancel_ends_a_running_job(stand: Stand) -> None:

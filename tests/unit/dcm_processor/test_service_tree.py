@@ -1,7 +1,9 @@
 """Folders that go, whatever a job made of them."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +46,39 @@ def test_modes_keep_nothing_and_links_are_not_followed(tmp_path: Path) -> None:
     remove(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["outside"]
     assert (outside / "file").read_text() == "stays"
+
+
+def test_what_died_in_the_middle_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each step: whatever was brought up until then is still in the folder, and goes."""
+    for step in range(40):
+        folder = tmp_path / str(step)
+        (folder / "a" / "b" / "c").mkdir(parents=True)
+        (folder / "a" / "d").mkdir()
+        for place in (folder, folder / "a", folder / "a" / "b" / "c"):
+            (place / "file").touch()
+        left = [step]
+
+        def dying(action: Callable[..., None], left: list[int] = left) -> Callable[..., None]:
+            def act(*parts: Any, **named: Any) -> None:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+                action(*parts, **named)
+
+            return act
+
+        with monkeypatch.context() as patch:
+            for name in ("unlink", "rename", "rmdir"):
+                patch.setattr(os, name, dying(getattr(os, name)))
+            try:
+                remove(folder)
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        remove(folder)
+        assert not folder.exists()
+    assert 5 < step < 39
 
 
 @pytest.mark.parametrize("kind", ["nothing", "file", "link"])
