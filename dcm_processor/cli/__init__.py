@@ -4,16 +4,16 @@ What a command prints for programs (`--json`, tables through a pipe) goes to std
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
-import importlib
 import os
 import sys
 from typing import Any
 
 import click
 
+from dcm_processor.cli.lazy import LazyGroup
 from dcm_processor.errors import DcmProcessorError, UsageError
 
-_NOUNS = {  # imported only where they are used: `--help` need not wait for what one noun needs
+_NOUNS = {
     "service": "Install, remove, back up and list services.",
     "study": "Studies: list, show, explain, run again.",
     "job": "Jobs: list, show, read logs, run again, cancel.",
@@ -26,21 +26,8 @@ _NOUNS = {  # imported only where they are used: `--help` need not wait for what
 }
 
 
-class _Nouns(click.Group):
+class _Nouns(LazyGroup):
     """The nouns, and what they share: errors of ours are one clear line and an exit status."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(_NOUNS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        if cmd_name not in _NOUNS:
-            return None
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_NOUNS.items()))
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run and exit; wrong usage is one line as well."""
@@ -70,7 +57,7 @@ class _Nouns(click.Group):
             ctx.exit(2 if isinstance(error, UsageError) else 1)
 
 
-@click.group(cls=_Nouns, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Nouns, package=__name__, lazy=_NOUNS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dcm-processor", prog_name="dcm-processor")
 def main() -> None:
     """Runs every matching DICOM study through your Python functions."""

@@ -1,0 +1,17 @@
+"""`dcm-processor service`: works on the installation's files, whether anything runs or not. One module a verb."""
+
+import click
+
+from dcm_processor.cli.lazy import LazyGroup
+
+_VERBS = {
+    "install": "Install a service, or another version of it.",
+    "remove": "Remove a service.",
+    "backup": "Write a service to a folder from which it can be installed again.",
+    "list": "List the installed services.",
+}
+
+
+@click.group(cls=LazyGroup, package=__name__, lazy=_VERBS)
+def service() -> None:
+    """Install, remove, back up and list services."""

@@ -1,0 +1,56 @@
+"""`dcm-processor service remove`."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from dcm_processor.cli.context import settings
+from dcm_processor.cli.output import json_option, show_json
+from dcm_processor.cli.service.document import FOLDER
+from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.ledger import Ledger
+from dcm_processor.store import Store
+from dcm_processor.transport import Transport
+from dcm_processor.vocabulary import JobState
+
+
+@click.command()
+@click.argument("name")
+@click.option("-b", "--backup", "target", type=FOLDER, help="First back it up to this folder, as `backup` does.")
+@json_option
+def remove(name: str, target: Path | None, *, as_json: bool) -> None:
+    """Remove a service. Its jobs that have not started are cancelled; what runs goes on."""
+    store = Store.of(settings())
+    store.installed_digest(name)
+    ledger = Ledger(settings().database_url)
+    with contextlib.closing(ledger):
+        unended = ledger.count_unended(name)
+        running = unended.pop(JobState.STARTED, 0)
+        if unended:
+            states = ", ".join(f"{count} {state}" for state, count in sorted(unended.items()))
+            total = sum(unended.values())
+            click.echo(f"jobs that have not started, and will be cancelled: {total} ({states})", err=as_json)
+        if running:
+            click.echo(f"jobs that run, and go on with the files they have: {running}", err=as_json)
+        place = store.backup(name, target) if target is not None else None
+        store.remove(name)
+        cancelled = ledger.cancel_service(name)
+    if cancelled.jobs:
+        _forget(cancelled.attempts)
+    if as_json:
+        document = {"name": name, "removed": True, "cancelled": cancelled.jobs, "running": running}
+        show_json({**document, "backup": place and str(place)})
+        return
+    click.echo(f"service {name}: removed" + (f", backed up to {place}" if place else ""))
+
+
+def _forget(attempt_ids: Sequence[str]) -> None:
+    """Have no worker start these, and the controller look at the ledger now; it does both by its clock if we cannot."""
+    with (
+        contextlib.suppress(TransportUnavailableError),
+        contextlib.closing(Transport(settings().redis_url)) as transport,
+    ):
+        transport.forget_attempts(attempt_ids, acknowledge=False)
+        transport.wake("service removed")
