@@ -31,6 +31,7 @@ def controller(platform: Platform, log: Path) -> Iterator[subprocess.Popen[bytes
     chosen = {"MODE": "local", "BASEDIR": str(settings.BASEDIR), "REDIS_URL": str(settings.REDIS_URL)}
     chosen |= {"ORTHANC_REST_URL": settings.ORTHANC_REST_URL, "STABLE_AGE": str(settings.STABLE_AGE)}
     chosen |= {"ORTHANC_REST_PASSWORD": str(settings.orthanc_password), "PYTHONPATH": str(CHECKOUT)}
+    chosen |= {"DATABASE_URL": settings.database_url}
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "scheduler.controller"], env=os.environ | chosen, stdout=file, stderr=file
@@ -60,10 +61,10 @@ def end_of_lease(platform: Platform) -> None:
 
 
 def test_a_leader_that_was_stopped_wakes_up_to_another_and_stands_down(
-    tmp_path: Path, valkey: ValkeyServer, orthanc: OrthancServer
+    tmp_path: Path, valkey: ValkeyServer, orthanc: OrthancServer, database_url: str
 ) -> None:
     """In the middle of a plan, with a study and a report waiting for it; the other goes on as if it had died."""
-    platform = Platform(tmp_path / "base", valkey, orthanc, STABLE_AGE=1)
+    platform = Platform(tmp_path / "base", valkey, orthanc, STABLE_AGE=1, DATABASE_URL=database_url)
     platform.install("svc", [{"jobName": "a"}, {"jobName": "b", "dependsOn": "a"}], YES, tmp_path / "source")
     worker = HandWorker(platform)
     with controller(platform, tmp_path / "first.log") as first, controller(platform, tmp_path / "second.log") as second:
@@ -99,10 +100,17 @@ def test_a_leader_that_was_stopped_wakes_up_to_another_and_stands_down(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # how a thread stands down
 @pytest.mark.parametrize("where", ["before it looks at its lease", "after it has looked"])
 def test_what_a_stopped_leader_carries_out_late_starts_nothing_twice(
-    tmp_path: Path, valkey: ValkeyServer, orthanc: OrthancServer, monkeypatch: pytest.MonkeyPatch, where: str
+    tmp_path: Path,
+    valkey: ValkeyServer,
+    orthanc: OrthancServer,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
 ) -> None:
     """It is stopped after the commit of a plan, before it pushes the attempt, which has ended when it wakes up."""
-    late, other = (Platform(tmp_path / "base", valkey, orthanc, STABLE_AGE=1) for _ in range(2))
+    late, other = (
+        Platform(tmp_path / "base", valkey, orthanc, STABLE_AGE=1, DATABASE_URL=database_url) for _ in range(2)
+    )
     late.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
     stopped, woken = threading.Event(), threading.Event()
     carry_out = Effects.carry_out
