@@ -105,6 +105,7 @@ def test_what_a_stopped_leader_carries_out_late_starts_nothing_twice(
     orthanc: OrthancServer,
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
+    *,
     where: str,
 ) -> None:
     """It is stopped after the commit of a plan, before it pushes the attempt, which has ended when it wakes up."""
