@@ -208,7 +208,8 @@ class _Planner:
         """What a job's settings and callback say against it."""
         outcome = self.outcomes.get(key)
         if job.settings.disabled:
-            return _unscheduled(job, Verdict.DISABLED, "it is disabled", "is disabled")
+            reason = "its service is disabled" if job.service_disabled else "it is disabled"
+            return _unscheduled(job, Verdict.DISABLED, reason, "is disabled")
         if job.settings.level is Level.SERIES and not self.series_ids:
             reason = "the study has no series of its own"
             return _unscheduled(job, Verdict.SKIPPED, reason, "has no series to run for")

@@ -4,8 +4,8 @@
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from dcm_processor.manifest import ALL, MANIFEST, Fault, JobSettings, ParsedManifest
@@ -14,11 +14,15 @@ from dcm_processor.names import did_you_mean
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a version of a service; `digest` names the version."""
+    """A job of a version of a service; `digest` names the version.
+
+    `service_disabled`: its service was disabled as a whole (`settings` then say that it is disabled, too).
+    """
 
     service: str
     digest: str
     settings: JobSettings
+    service_disabled: bool = False
 
     @property
     def name(self) -> str:
@@ -43,6 +47,19 @@ class ServiceRegistry:
         """The job of that name, if it still is that service's."""
         found = self.job(name)
         return found if found is not None and found.service == service else None
+
+    def without(self, disabled: Collection[str]) -> "ServiceRegistry":
+        """The same with these services disabled: their jobs are, and none of their faults keeps a study back."""
+        if not disabled:
+            return self
+        jobs = (
+            replace(job, settings=job.settings.model_copy(update={"disabled": True}), service_disabled=True)
+            if job.service in disabled
+            else job
+            for job in self.jobs
+        )
+        faults = (replace(fault, stage=None) if fault.service in disabled else fault for fault in self.faults)
+        return ServiceRegistry(tuple(jobs), tuple(faults))
 
     def of_service(self, service: str) -> tuple[Job, ...]:
         """The jobs of a service."""
@@ -104,15 +121,15 @@ class ServiceRegistry:
         return {job.name: job for job in self.jobs}
 
 
-def combine(services: Iterable[tuple[str, str, ParsedManifest]], newcomer: str = "") -> ServiceRegistry:
+def combine(services: Iterable[tuple[str, str, ParsedManifest]], newcomers: Collection[str] = ()) -> ServiceRegistry:
     """The registry of services given as (name, digest, what its manifest says).
 
     A job name that two services have stays with the one whose name comes first, and with any other than the
-    `newcomer`, which is being installed; the other one's is a fault.
+    `newcomers`, which are being installed; the other one's is a fault.
     """
     jobs: dict[str, Job] = {}
     faults: list[Fault] = []
-    for service, digest, parsed in sorted(services, key=lambda each: (each[0] == newcomer, each[0])):
+    for service, digest, parsed in sorted(services, key=lambda each: (each[0] in newcomers, each[0])):
         faults += parsed.faults
         for settings in parsed.jobs:
             name = settings.job_name

@@ -2,6 +2,7 @@
 
     REGISTRY/.versions/<service>/<digest>/    what callbacks run from          MODULES/.versions/… likewise, for workers
     REGISTRY/<service>                        symlink to the current version    MODULES/<service>
+    REGISTRY/.versions/<service>/<digest>.json   where that version came from; disabled.json: the service is disabled
 
 A version is written aside, brought to the disk, made unwritable and renamed into its place before the symlink
 in REGISTRY is replaced: at any moment, and after any crash, each service has one whole version. That symlink
@@ -15,7 +16,7 @@ import py_compile
 import sys
 import uuid
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -32,6 +33,7 @@ from dcm_processor.manifest import (
     parse_manifest,
 )
 from dcm_processor.names import did_you_mean, required_modules
+from dcm_processor.origin import Origin
 from dcm_processor.registry import ServiceRegistry, combine, validate
 from dcm_processor.service_tree import PARTS
 from dcm_processor.settings import Settings
@@ -54,17 +56,43 @@ SCRIPT_NOT_RUN = (
 
 @dataclass(frozen=True)
 class Installed:
-    """What an install came to; `changed` is False where this version already was the current one."""
+    """What an install came to; `before` is the version that was current, None where there was none."""
 
     digest: str
+    before: str | None
     jobs: tuple[JobSettings, ...]
     warnings: tuple[Fault, ...]
-    changed: bool
+
+    @property
+    def changed(self) -> bool:
+        """Whether this version was not the current one already."""
+        return self.before != self.digest
+
+
+@dataclass(frozen=True)
+class Rolled:
+    """What a rollback came to: the version that is current now, and the one that was."""
+
+    digest: str
+    before: str
+    warnings: tuple[Fault, ...]
+
+
+@dataclass(frozen=True)
+class _Version:
+    """A version that is not yet in its place."""
+
+    digest: str
+    manifest: ParsedManifest
+    warnings: tuple[Fault, ...]
 
 
 @dataclass(frozen=True)
 class InstalledService:
-    """A service with its current version; `installed_at` is in seconds since the epoch, `versions` newest first."""
+    """A service with its current version; `versions` are those that are here, the one that was made current last first.
+
+    `installed_at` (when the version was made current) and `disabled_since` are in seconds since the epoch.
+    """
 
     name: str
     digest: str
@@ -72,6 +100,8 @@ class InstalledService:
     versions: tuple[str, ...]
     jobs: tuple[JobSettings, ...]
     faults: tuple[Fault, ...]
+    origin: Origin | None
+    disabled_since: float | None
 
 
 class Store:
@@ -98,16 +128,18 @@ class Store:
         """All current versions; what is wrong with one is among the faults, and the others are there all the same."""
         with _files("the services cannot be read"):
             current, odd = self._files.current()
+            disabled = self._files.disabled()
             self._files.repair(current)
         registry = combine([(name, digest, self._manifest(name, digest)) for name, digest in current.items()])
         faults = [Fault(name, str(self._files.link("registry", name)), "", reason) for name, reason in odd.items()]
-        return replace(registry, faults=(*registry.faults, *faults))
+        return replace(registry, faults=(*registry.faults, *faults)).without(disabled)
 
     def services(self) -> list[InstalledService]:
         """Every service by name; one that cannot be used has faults, and where it has no version "" for a digest."""
         registry = self.load()
         with _files("the services cannot be read"):
             current, odd = self._files.current()
+            disabled = self._files.disabled()
             return [
                 InstalledService(
                     name=name,
@@ -116,6 +148,8 @@ class Store:
                     versions=tuple(self._files.versions(name)),
                     jobs=tuple(job.settings for job in registry.of_service(name)),
                     faults=tuple(fault for fault in registry.faults if fault.service == name),
+                    origin=self._files.origin(name, current[name]) if name in current else None,
+                    disabled_since=disabled.get(name),
                 )
                 for name in sorted({*current, *odd})
             ]
@@ -157,30 +191,94 @@ class Store:
 
     # -- changing
 
-    def install(self, name: str, source: Path) -> Installed:
-        """Make a copy of `source` the current version of a service, unless it already is.
+    def install(self, name: str, source: Path, origin: Origin | None = None) -> Installed:
+        """Make a copy of `source` the current version of a service; see `install_all`."""
+        return self.install_all({name: source}, origin)[name]
 
-        Raises ServiceError where `source` is no service or files cannot be written, and ManifestError where its name
-        would hide what its requirements.txt brings, or with all that is wrong with its settings.json or with all
-        services together as they would be. Nothing has changed then.
+    def install_all(self, sources: Mapping[str, Path], origin: Origin | None = None) -> dict[str, Installed]:
+        """Make a copy of each source the current version of the service it is for, unless it already is.
+
+        `origin` is put down as where they come from. Raises ServiceError where a source is no service or files cannot
+        be written, and ManifestError where a name would hide what its requirements.txt brings, or with all that is
+        wrong with a settings.json or with all services together as they would be. None has changed then.
         """
-        check_name(name)
+        for name in sources:
+            check_name(name)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_files(f"service {name} is not installed"))
-            service_tree.check_source(source, name)
+            stack.enter_context(_files(f"{_services(sources)} not installed"))
+            for name, source in sources.items():
+                service_tree.check_source(source, name)
             stack.enter_context(self._files.locked())
             self._files.clear()
-            staged = stack.enter_context(self._files.staging())
-            self._files.refuse_foreign(name)
-            service_tree.copy({part: source / part for part in PARTS}, staged)
-            digest = service_tree.digest(staged)
-            check_service_name(name, _required_modules(staged["module"]))
-            manifest = _read_manifest(name, staged["registry"], self._defaults)
-            found = [*manifest.warnings, *self._check(name, digest, manifest), *_compile(name, staged["registry"])]
+            staged = {name: stack.enter_context(self._files.staging()) for name in sources}
+            new = {name: self._stage(name, source, staged[name]) for name, source in sources.items()}
+            odd = self._check({name: (version.digest, version.manifest) for name, version in new.items()})
             before, _ = self._files.current()
-            self._files.place(name, digest, staged)
+            for name, version in new.items():
+                self._files.place(name, version.digest, staged[name])
+                self._make_current(name, version.digest, origin)
+        return {
+            name: Installed(
+                digest=version.digest,
+                before=before.get(name),
+                jobs=version.manifest.jobs,
+                warnings=(*version.warnings, *(fault for fault in odd if fault.service == name)),
+            )
+            for name, version in new.items()
+        }
+
+    def _stage(self, name: str, source: Path, staged: Mapping[str, Path]) -> "_Version":
+        """Make a version of a source, in folders of its own beside the place where it will stand."""
+        self._files.refuse_foreign(name)
+        service_tree.copy({part: source / part for part in PARTS}, staged)
+        digest = service_tree.digest(staged)
+        check_service_name(name, _required_modules(staged["module"]))
+        manifest = _read_manifest(name, staged["registry"], self._defaults)
+        return _Version(digest, manifest, (*manifest.warnings, *_compile(name, staged["registry"])))
+
+    def _make_current(self, name: str, digest: str, origin: Origin | None) -> None:
+        if not os.path.lexists(self._files.link("registry", name)):
+            self._files.enable(name)  # one that was disabled and then removed begins anew
+        if origin is not None:
+            self._files.put_origin(name, digest, origin)
+        self._files.point(name, digest)
+
+    def rollback(self, name: str, to: str | None = None) -> Rolled:
+        """Make an earlier version the current one: the one before, or the one whose digest begins with `to`.
+
+        Raises UsageError where `to` names no kept version or several, ServiceError where there is none, or its files
+        are not what they were, and ManifestError where it does not go with the other services as they are now.
+        """
+        check_name(name)
+        with _files(f"service {name} is not rolled back"), self._files.locked():
+            self._files.clear()
+            current = self.installed_digest(name)
+            digest = _chosen(name, current, self._files.versions(name), to)
+            places = {part: self._files.version(part, name, digest) for part in PARTS}
+            if not all(place.is_dir() for place in places.values()) or service_tree.digest(places) != digest:
+                raise ServiceError(
+                    f"the files of version {digest[:12]} of {name} are gone or were changed; install it from its source"
+                )
+            odd = self._check({name: (digest, self._manifest(name, digest))})
             self._files.point(name, digest)
-        return Installed(digest, manifest.jobs, tuple(found), changed=before.get(name) != digest)
+        return Rolled(digest, current, tuple(odd))
+
+    def disable(self, name: str) -> bool:
+        """Have a service asked for no new plan, whatever version is current; False where it was disabled already."""
+        return self._switch(name, self._files.disable, to="disabled")
+
+    def enable(self, name: str) -> bool:
+        """Have a disabled service asked again; False where it was not disabled."""
+        return self._switch(name, self._files.enable, to="enabled")
+
+    def _switch(self, name: str, switch: Callable[[str], None], to: str) -> bool:
+        check_name(name)
+        with _files(f"service {name} is not {to}"), self._files.locked():
+            self._files.clear()
+            self.installed_digest(name)
+            was_disabled = name in self._files.disabled()
+            switch(name)
+        return was_disabled != (to == "disabled")
 
     def add(self, name: str, digest: str, source: Path) -> None:
         """Have a version here that another host installed, for plans that pin it; it does not become the current one.
@@ -271,21 +369,23 @@ class Store:
             self._parsed[name, digest] = manifest
         return self._parsed[name, digest]
 
-    def _check(self, name: str, digest: str, manifest: ParsedManifest) -> list[Fault]:
-        """What is odd with all services together, were this one installed.
+    def _check(self, new: Mapping[str, tuple[str, ParsedManifest]]) -> list[Fault]:
+        """What is odd with all services together, were these installed, each by its digest and what its manifest says.
 
-        Raises ManifestError for what is wrong with it, or would be with them because of it.
+        Raises ManifestError for what is wrong with them, or would be with others because of them.
         """
         current, _ = self._files.current()
-        others = [(other, known, self._manifest(other, known)) for other, known in current.items() if other != name]
-        before, after = combine(others), combine([*others, (name, digest, manifest)], name)
+        others = [(other, known, self._manifest(other, known)) for other, known in current.items() if other not in new]
+        newcomers = [(name, digest, manifest) for name, (digest, manifest) in new.items()]
+        before, after = combine(others), combine([*others, *newcomers], new)
         wrong, odd = validate(after)
         known_faults = {*before.faults, *validate(before)[0]}
-        faults = [*manifest.faults, *(fault for fault in [*after.faults, *wrong] if fault not in known_faults)]
+        faults = [fault for _, manifest in new.values() for fault in manifest.faults]
+        faults += [fault for fault in [*after.faults, *wrong] if fault not in known_faults]
         if faults:
             lines = dict.fromkeys(str(fault) for fault in faults)
             raise ManifestError("; ".join(lines) if len(lines) == 1 else "\n".join([f"{len(lines)} faults:", *lines]))
-        return [fault for fault in odd if fault.service == name]
+        return [fault for fault in odd if fault.service in new]
 
 
 def check_name(name: str) -> None:
@@ -294,6 +394,33 @@ def check_name(name: str) -> None:
         check_service_name(name)
     except ManifestError as error:
         raise UsageError(str(error)) from None
+
+
+def _services(names: Collection[str]) -> str:
+    """`service a is`, `services a, b are`."""
+    return f"service {next(iter(names))} is" if len(names) == 1 else f"services {', '.join(names)} are"
+
+
+def _chosen(name: str, current: str, versions: Sequence[str], to: str | None) -> str:
+    """The version to go back to; `versions` as `VersionLinks.versions` has them.
+
+    Raises UsageError, and ServiceError where there is no other version.
+    """
+    others = [digest for digest in versions if digest != current]
+    if not others:
+        raise ServiceError(
+            f"service {name} has no version but the current one, {current[:12]}: there is none to go back to"
+        )
+    found = others[:1] if to is None else [digest for digest in versions if digest.startswith(to.lower())]
+    kept = ", ".join(digest[:12] for digest in others)
+    if len(found) != 1 or (not to and to is not None):
+        what = "several versions" if len(found) > 1 else "no version"
+        raise UsageError(
+            f"{to!r} names {what} of service {name}; beside the current one, {current[:12]}, there are: {kept}"
+        )
+    if found[0] == current:
+        raise UsageError(f"version {current[:12]} is the current one of service {name}; there are: {kept}")
+    return found[0]
 
 
 def _read_manifest(name: str, folder: Path, defaults: Defaults) -> ParsedManifest:

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from dcm_processor import service_tree
 from dcm_processor.errors import ServiceError
+from dcm_processor.origin import Origin
 from dcm_processor.service_tree import PARTS
 
 _VERSIONS = ".versions"
-_LEFTOVERS = (".staging-", ".trash-", ".link-")
+_LEFTOVERS = (".staging-", ".trash-", ".link-", ".note-")
+_DISABLED = "disabled"
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _SERVICE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _FOREIGN = (
@@ -82,6 +84,25 @@ class VersionLinks:
                 ages[digest] = max(ages.get(digest, 0), (folder / digest).stat().st_mtime)
         return sorted(ages, key=lambda digest: (-ages[digest], digest))
 
+    def origin(self, name: str, digest: str) -> Origin | None:
+        """Where a version came from, if that was put down."""
+        try:
+            return Origin.from_json(self._note(name, digest).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def disabled(self) -> dict[str, float]:
+        """The services that are disabled, and since when, in seconds since the epoch."""
+        found = {}
+        for name in _names(self._roots["registry"] / _VERSIONS):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found[name] = self._note(name, _DISABLED).stat().st_mtime
+        return found
+
+    def _note(self, name: str, about: str) -> Path:
+        """A small file about a version, or a service, beside its versions."""
+        return self._roots["registry"] / _VERSIONS / name / f"{about}.json"
+
     def refuse_foreign(self, name: str) -> None:
         """Raise ServiceError where something that is not ours lies in the place of the service's symlink."""
         for part in PARTS:
@@ -140,7 +161,7 @@ class VersionLinks:
         for root in self._roots.values():
             for path in (root / _VERSIONS).iterdir():
                 if path.name.startswith(_LEFTOVERS):
-                    path.unlink() if path.is_symlink() else service_tree.remove(path)
+                    path.unlink() if path.is_symlink() or path.is_file() else service_tree.remove(path)
 
     def _hand_over(self, path: Path) -> None:
         """Have what root makes belong to the owner of REGISTRY, as whom the platform runs."""
@@ -191,6 +212,33 @@ class VersionLinks:
                 fresh.rename(self.link(part, name))
                 service_tree.sync(self._roots[part])
 
+    def put_origin(self, name: str, digest: str, origin: Origin) -> None:
+        """Put down where a version came from."""
+        self._put_note(self._note(name, digest), origin.to_json())
+
+    def disable(self, name: str) -> None:
+        """Put down that a service is disabled, from now on unless it was already."""
+        if not self._note(name, _DISABLED).exists():
+            self._put_note(self._note(name, _DISABLED), "{}\n")
+
+    def enable(self, name: str) -> None:
+        """Forget that a service was disabled."""
+        note = self._note(name, _DISABLED)
+        if note.exists():
+            note.unlink()
+            service_tree.sync(note.parent)
+
+    def _put_note(self, note: Path, text: str) -> None:
+        """Have a small file there, whole and on the disk, or as it was."""
+        note.parent.mkdir(exist_ok=True)
+        fresh = note.parent.parent / f".note-{uuid.uuid4().hex}"
+        fresh.write_text(text, encoding="utf-8")
+        fresh.chmod(0o644)
+        self._hand_over(fresh)
+        service_tree.sync(fresh)
+        fresh.rename(note)
+        service_tree.sync(note.parent)
+
     def unpoint(self, name: str) -> None:
         """Have no version current."""
         for part in PARTS:
@@ -213,11 +261,12 @@ class VersionLinks:
                     self.link("module", name).unlink()
 
     def discard(self, name: str, digest: str) -> None:
-        """Delete a version."""
+        """Delete a version, and what was put down about it."""
         for part in PARTS:
             place = self.version(part, name, digest)
             if place.exists():
                 self._trash(part, place)
+        self._note(name, digest).unlink(missing_ok=True)
 
     def _trash(self, part: str, place: Path) -> None:
         """Delete a folder that must at no moment be there in part."""

@@ -14,7 +14,7 @@ from dcm_processor.cli.lazy import LazyGroup
 from dcm_processor.errors import DcmProcessorError, UsageError
 
 _NOUNS = {
-    "service": "Install, remove, back up and list services.",
+    "service": "Services: install, update, roll back, disable, back up, remove, list.",
     "study": "Studies: list, show, explain, run again.",
     "job": "Jobs: list, show, read logs, run again, cancel.",
     "completeness": "Rules that hold studies back: check.",

@@ -267,12 +267,24 @@ class Environment(Answer):
     reason: str | None = Field(description="Why it could not be built.")
 
 
+class Origin(Answer):
+    """Where a version of a service came from."""
+
+    source: str = Field(description="The folder, archive or repository, as it can be asked for again.")
+    ref: str | None = Field(description="What of a repository was asked for; null: its default branch.")
+    commit: str | None = Field(description="What that was when it was installed.")
+    at: str = Field(description="When it was installed from there.")
+    by: str = Field(description="The version of dcm-processor that installed it.")
+
+
 class Service(Answer):
     """An installed service."""
 
     name: str = Field(description="Its name.")
     version: str | None = Field(description="The digest of the version that new plans take; null: there is none.")
-    installed_at: Moment | None = Field(description="When that version was installed.")
+    installed_at: Moment | None = Field(description="When that version was made the current one.")
+    origin: Origin | None = Field(description="Where that version came from; null: nobody put it down.")
+    disabled_since: Moment | None = Field(description="Since when it is asked for no new plan; null: it is asked.")
     versions: list[str] = Field(description="Digests of all versions that are kept, newest first.")
     jobs: list[ServiceJob] = Field(description="The jobs it offers.")
     faults: list[str] = Field(description="What is wrong with it; its faulty jobs are in no plan.")

@@ -4,7 +4,7 @@ from flask import Blueprint
 
 from dcm_processor.ledger.views import when
 from dcm_processor.store import InstalledService
-from scheduler.api.models import Service, ServiceJob, Services
+from scheduler.api.models import Origin, Service, ServiceJob, Services
 from scheduler.api.operation import operation
 from scheduler.environments import environment_of
 from scheduler.parts import parts
@@ -28,6 +28,8 @@ def _service(installed: InstalledService) -> Service:
         name=installed.name,
         version=installed.digest or None,
         installed_at=when(installed.installed_at),
+        origin=Origin.model_validate(installed.origin, from_attributes=True) if installed.origin else None,
+        disabled_since=when(installed.disabled_since),
         versions=list(installed.versions),
         jobs=[ServiceJob.model_validate(job, from_attributes=True) for job in installed.jobs],
         faults=[str(fault) for fault in installed.faults],

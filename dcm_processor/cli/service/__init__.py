@@ -8,10 +8,13 @@ _VERBS = {
     "install": "Install a service, or another version of it.",
     "remove": "Remove a service.",
     "backup": "Write a service to a folder from which it can be installed again.",
+    "rollback": "Go back to an earlier version of a service.",
+    "disable": "Have a service asked for no new plan.",
+    "enable": "Have a disabled service asked again.",
     "list": "List the installed services.",
 }
 
 
 @click.group(cls=LazyGroup, package=__name__, lazy=_VERBS)
 def service() -> None:
-    """Install, remove, back up and list services."""
+    """Install, update, roll back, disable, back up, remove and list services."""

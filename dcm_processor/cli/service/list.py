@@ -1,5 +1,6 @@
 """`dcm-processor service list`."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,14 +24,21 @@ def list_(*, as_json: bool) -> None:
         (
             each.name,
             each.digest[:12],
+            each.origin and each.origin.commit and each.origin.commit[:12],
+            each.origin and each.origin.source,
             local_time(each.installed_at),
             ", ".join(job.job_name for job in each.jobs),
-            "; ".join(map(str, each.faults)) or "in order",
+            _state(each),
         )
         for each in found
     ]
     empty = "no service is installed; `bash init.sh` installs the base ones"
-    show_table(("SERVICE", "VERSION", "INSTALLED", "JOBS", "STATE"), rows, empty)
+    show_table(("SERVICE", "VERSION", "COMMIT", "SOURCE", "SINCE", "JOBS", "STATE"), rows, empty)
+
+
+def _state(found: InstalledService) -> str:
+    disabled = () if found.disabled_since is None else (f"disabled since {local_time(found.disabled_since)}",)
+    return "; ".join([*disabled, *map(str, found.faults)]) or "in order"
 
 
 def _document(found: InstalledService) -> dict[str, Any]:
@@ -38,8 +46,15 @@ def _document(found: InstalledService) -> dict[str, Any]:
     return {
         "name": found.name,
         "version": found.digest or None,
-        "installedAt": datetime.fromtimestamp(found.installed_at, UTC).isoformat(timespec="seconds"),
+        "installedAt": _moment(found.installed_at),
+        "enabled": found.disabled_since is None,
+        "disabledSince": None if found.disabled_since is None else _moment(found.disabled_since),
+        "origin": found.origin and asdict(found.origin),
         "versions": list(found.versions),
         "jobs": [job_document(job) for job in found.jobs],
         "faults": [str(fault) for fault in found.faults],
     }
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

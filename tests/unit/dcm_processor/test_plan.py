@@ -150,6 +150,13 @@ def test_a_callback_that_declines_is_said_before_a_dependency_that_does_not_run(
     assert verdicts(plan)["a"] == "declined"
 
 
+def test_the_jobs_of_a_disabled_service_are_disabled_and_say_so():
+    registry = registry_of((job("a"), job("b", "a"))).without({"svc"})
+    plan = make_plan(registry, (), {})
+    assert verdicts(plan) == {"a": "disabled", "b": "disabled"}
+    assert reason(plan, "a") == "its service is disabled"
+
+
 def test_an_error_is_said_before_a_cycle_and_disabled_before_an_error():
     plan = plan_of(
         job("a", "b"), job("b", "a", disabled=True), answers={JobKey("a", None): BROKEN, JobKey("b", None): BROKEN}

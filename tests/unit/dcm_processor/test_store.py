@@ -7,6 +7,7 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 from dcm_processor import service_tree, store, version_links
 from dcm_processor.errors import ManifestError, ServiceError, UsageError
 from dcm_processor.manifest import Defaults
+from dcm_processor.origin import Origin
 from dcm_processor.store import Store
-from dcm_processor.vocabulary import Level
+from dcm_processor.vocabulary import Level, Stage
 from tests.waiting import wait_until
 
 BAD_NAMES = [
@@ -465,6 +467,191 @@ def test_a_backup_of_changed_files_is_refused(there: Installation, tmp_path: Pat
     assert list((tmp_path / "backups").iterdir()) == []
 
 
+# -- several together
+
+
+def test_several_services_of_one_source_are_installed_together_or_not_at_all(there: Installation) -> None:
+    """They may depend on each other in any order, without a warning."""
+    sources = {"b-first": there.source("b-first"), "a-second": there.source("a-second", {"dependsOn": "b-first"})}
+    done = there.store.install_all(sources)
+    assert [(name, installed.changed, installed.warnings) for name, installed in done.items()] == [
+        ("b-first", True, ()),
+        ("a-second", True, ()),
+    ]
+    before = there.listing()
+    sources = {"b-first": there.source("b-first", files={"module/n": ""}), "c": there.source("c", {"timeout": "soon"})}
+    with pytest.raises(ManifestError, match=r"service c: .*timeout"):
+        there.store.install_all(sources)
+    assert there.listing() == before
+
+
+def test_two_services_of_one_source_that_want_one_job_name_are_refused(there: Installation) -> None:
+    sources = {name: there.source(name, {"jobName": "taken"}) for name in ("one", "two")}
+    with pytest.raises(ManifestError, match='job "taken" is there already'):
+        there.store.install_all(sources)
+    assert there.store.services() == []
+
+
+# -- where a version came from
+
+
+ORIGIN = Origin("git+https://example.org/r.git@v1", "v1", "0" * 40, "2026-01-01T00:00:00+00:00", "1.0")
+
+
+def test_where_a_version_came_from_is_kept_beside_it(there: Installation) -> None:
+    there.store.install("temp", there.source("temp"), ORIGIN)
+    [service] = there.store.services()
+    assert service.origin == ORIGIN
+    later = replace(ORIGIN, ref="v2")
+    there.store.install("temp", there.source("temp"), later)  # the same content from elsewhere
+    [service] = there.store.services()
+    assert service.origin == later
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"source": 1, "ref": null, "commit": null, "at": "", "by": ""}'])
+def test_an_origin_that_cannot_be_read_is_none(there: Installation, text: str) -> None:
+    digest = there.store.install("temp", there.source("temp"), ORIGIN).digest
+    (there.registry / ".versions" / "temp" / f"{digest}.json").write_text(text)
+    [service] = there.store.services()
+    assert (service.origin, service.faults, service.versions) == (None, (), (digest,))
+
+
+def test_an_origin_goes_with_its_version(there: Installation) -> None:
+    there.store.install("temp", there.source("temp"), ORIGIN)
+    there.store.remove("temp")
+    there.store.collect()
+    assert list((there.registry / ".versions" / "temp").iterdir()) == []
+
+
+# -- rollback
+
+
+def versions(there: Installation, count: int) -> list[str]:
+    """Install so many versions; each is a second younger than the one before."""
+    digests = []
+    for number in range(count):
+        digests.append(there.store.install("temp", there.source("temp", files={"module/n": str(number)})).digest)
+        for folder in (there.store.registry_folder, there.store.module_folder):
+            os.utime(folder("temp", digests[-1]), (number, number))
+    return digests
+
+
+def test_a_rollback_makes_the_version_before_current_and_a_second_one_goes_forward_again(there: Installation) -> None:
+    first, second, third = versions(there, 3)
+    with (there.modules / "temp" / "n").open() as opened:  # as a running job has it
+        rolled = there.store.rollback("temp")
+        assert (rolled.digest, rolled.before) == (second, third)
+        assert opened.read() == "2"
+    assert (there.modules / "temp" / "n").read_text() == "1"
+    assert there.store.installed_digest("temp") == second
+    assert there.store.rollback("temp").digest == third
+    assert there.store.rollback("temp", first[:5]).digest == first
+
+
+def test_versions_that_can_be_gone_back_to_outlive_the_collection(there: Installation) -> None:
+    digests = versions(there, 6)
+    there.store.collect()
+    for digest in digests[2:5]:
+        there.store.rollback("temp", digest)
+        there.store.collect()
+        assert there.store.installed_digest("temp") == digest
+    with pytest.raises(UsageError, match="names no version of service temp"):
+        there.store.rollback("temp", digests[0])
+
+
+@pytest.mark.parametrize("to", ["", "zz", "../x", "current"])
+def test_what_is_no_version_to_go_back_to_is_said_with_those_there_are(there: Installation, to: str) -> None:
+    first, second = versions(there, 2)
+    with pytest.raises(UsageError, match=first[:12]):
+        there.store.rollback("temp", second if to == "current" else to)
+    assert there.store.installed_digest("temp") == second
+
+
+def test_without_an_earlier_version_there_is_none_to_go_back_to(there: Installation) -> None:
+    versions(there, 1)
+    with pytest.raises(ServiceError, match="no version but the current one"):
+        there.store.rollback("temp")
+    with pytest.raises(ServiceError, match="no service tmep is installed"):
+        there.store.rollback("tmep")
+
+
+def test_a_version_that_no_longer_goes_with_the_others_is_not_gone_back_to(there: Installation) -> None:
+    there.store.install("temp", there.source("temp", {"jobName": "volume"}))
+    second = there.store.install("temp", there.source("temp")).digest
+    there.store.install("other", there.source("other", {"jobName": "volume"}))
+    with pytest.raises(ManifestError, match='job "volume" is there already, in service other'):
+        there.store.rollback("temp")
+    assert there.store.installed_digest("temp") == second
+
+
+def test_a_version_whose_files_were_changed_is_not_gone_back_to(there: Installation) -> None:
+    first, second = versions(there, 2)
+    path = there.store.module_folder("temp", first) / "worker.py"
+    path.chmod(0o644)
+    path.write_text("tampered")
+    with pytest.raises(ServiceError, match="gone or were changed"):
+        there.store.rollback("temp")
+    assert there.store.installed_digest("temp") == second
+
+
+def test_killed_at_any_moment_a_rollback_leaves_one_whole_version(there: Installation) -> None:
+    first, second = versions(there, 2)
+    for step in range(100):
+        if there.store.installed_digest("temp") == first:
+            there.store.rollback("temp", second)
+        status = _die_at(step, lambda: there.store.rollback("temp", first))
+        assert there.store.load().faults == ()
+        assert (there.registry / "temp").readlink() == (there.modules / "temp").readlink()
+        if status == 0:
+            break
+    assert there.store.installed_digest("temp") == first
+
+
+# -- disable, enable
+
+
+def test_a_disabled_service_is_in_every_registry_and_never_asked(there: Installation) -> None:
+    """Through updates and other processes; enabled again, it is as before."""
+    there.store.install("other", there.source("other"))
+    there.store.install("temp", there.source("temp", {"stage": "pre"}))
+    before = there.store.load()
+    assert there.store.disable("temp") is True
+    assert there.store.disable("temp") is False
+    there.store.install("temp", there.source("temp", {"stage": "pre"}, files={"module/n": ""}))
+    job = there.store.load().job("temp")
+    assert job is not None
+    assert (job.settings.disabled, job.service_disabled) == (True, True)
+    assert [each.settings.disabled for each in there.store.load().of_service("other")] == [False]
+    [off] = [each for each in there.store.services() if each.name == "temp"]
+    assert off.disabled_since is not None
+    assert abs(off.disabled_since - time.time()) < 60
+    assert there.store.enable("temp") is True
+    assert there.store.enable("temp") is False
+    there.store.rollback("temp")
+    assert there.store.load() == before
+
+
+def test_a_disabled_service_with_faults_keeps_no_study_back(there: Installation) -> None:
+    """As one of stage pre whose settings are broken does while it is enabled."""
+    digest = there.store.install("temp", there.source("temp", {"stage": "pre"})).digest
+    path = there.store.registry_folder("temp", digest) / "settings.json"
+    path.chmod(0o644)
+    path.write_text('{"jobName": "temp", "stage": "pre"}')
+    assert {fault.stage for fault in there.store.load().faults} == {Stage.PRE}
+    there.store.disable("temp")
+    assert {fault.stage for fault in there.store.load().faults} == {None}
+
+
+def test_a_service_that_was_disabled_and_removed_is_enabled_when_it_is_installed_again(there: Installation) -> None:
+    there.store.install("temp", there.source("temp"))
+    there.store.disable("temp")
+    there.store.remove("temp")
+    there.store.install("temp", there.source("temp"))
+    assert not there.store.load().jobs[0].settings.disabled
+    with pytest.raises(ServiceError, match="no service tmep is installed"):
+        there.store.disable("tmep")
+
+
 # -- old versions
 
 
@@ -614,9 +801,11 @@ def test_killed_at_any_moment_an_install_leaves_one_whole_version(there: Install
     for step in range(1000):
         service_tree.remove(there.base)
         shutil.copytree(pristine, there.base, symlinks=True)
-        status = _die_at(step, lambda: there.store.install("temp", source))
+        status = _die_at(step, lambda: there.store.install("temp", source, ORIGIN))
         registry = there.store.load()
         [job] = registry.jobs
+        [service] = there.store.services()
+        assert service.origin == (ORIGIN if job.digest != old else None)
         assert registry.faults == ()
         folders = {"registry": there.registry / "temp", "module": there.modules / "temp"}
         assert service_tree.digest(folders) == job.digest

@@ -10,6 +10,7 @@ from rq.serializers import JSONSerializer
 from rq.suspension import suspend
 
 from dcm_processor.environment_key import environment_key
+from dcm_processor.origin import Origin
 from dcm_processor.store import Store
 from tests.integration.scheduler.api.stand import Api, Installation
 from tests.integration.scheduler.api.test_studies import install
@@ -33,6 +34,21 @@ def test_a_service_is_shown_with_its_versions_and_jobs(installation: Installatio
     (job,) = shown["jobs"]
     assert (job["jobName"], job["level"], job["priority"], job["timeout"]) == ("second", "study", "default", 3600)
     assert shown["environment"]["state"] == "none"
+
+
+def test_a_service_tells_where_it_came_from_and_that_it_is_disabled(
+    installation: Installation, api: Api, tmp_path: Path
+) -> None:
+    install(installation, tmp_path, "job")
+    assert (service(api)["origin"], service(api)["disabledSince"]) == (None, None)
+    store = Store.of(installation.settings)
+    origin = Origin("git+https://example.org/r.git@v1", "v1", "0" * 40, "2026-01-01T00:00:00+00:00", "1.0")
+    store.install("demo", store.backup("demo", tmp_path / "copy"), origin)
+    store.disable("demo")
+    shown = service(api)
+    assert shown["origin"]["commit"] == "0" * 40
+    assert shown["disabledSince"].startswith("20")
+    assert shown["jobs"][0]["disabled"] is True
 
 
 def test_a_service_that_cannot_be_used_says_why(installation: Installation, api: Api) -> None:

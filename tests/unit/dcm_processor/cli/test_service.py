@@ -96,9 +96,41 @@ def test_the_list_shows_jobs_and_faults(cli: Cli, source: Source) -> None:
     cli.done("service", "install", "demo", "-p", source())
     (cli.base / "registry" / "manual").mkdir()
     lines = [line.split("\t") for line in cli.done("service", "list").splitlines()]
-    assert lines[0] == ["SERVICE", "VERSION", "INSTALLED", "JOBS", "STATE"]
-    assert (lines[1][0], lines[1][3], lines[1][4]) == ("demo", "demo", "in order")
-    assert "by hand" in lines[2][4]
+    assert lines[0] == ["SERVICE", "VERSION", "COMMIT", "SOURCE", "SINCE", "JOBS", "STATE"]
+    assert (lines[1][0], lines[1][5], lines[1][6]) == ("demo", "demo", "in order")
+    assert "by hand" in lines[2][6]
+
+
+def test_a_disabled_service_is_listed_as_one_until_it_is_enabled(cli: Cli, source: Source) -> None:
+    cli.done("service", "install", "demo", "-p", source())
+    assert cli.done("service", "disable", "demo") == "service demo: disabled, from the next study on\n"
+    assert cli.done("service", "disable", "demo") == "service demo: disabled already\n"
+    assert "disabled since 20" in cli.done("service", "list")
+    [listed] = json.loads(cli.done("service", "list", "--json"))
+    assert (listed["enabled"], listed["jobs"][0]["disabled"]) == (False, True)
+    assert listed["disabledSince"].startswith("20")
+    assert json.loads(cli.done("service", "enable", "demo", "--json")) == {
+        "name": "demo",
+        "enabled": True,
+        "changed": True,
+    }
+    [listed] = json.loads(cli.done("service", "list", "--json"))
+    assert (listed["enabled"], listed["disabledSince"]) == (True, None)
+    assert 'did you mean "demo"?' in cli.refused("service", "disable", "dmeo")
+
+
+def test_a_rollback_says_from_which_version_to_which(cli: Cli, source: Source) -> None:
+    cli.done("service", "install", "demo", "-p", source())
+    assert "no version but the current one" in cli.refused("service", "rollback", "demo")
+    [old] = json.loads(cli.done("service", "list", "--json"))
+    (source() / "module" / "more.py").write_text("")
+    cli.done("service", "install", "demo", "-p", cli.base.parent / "sources" / "demo")
+    [new] = json.loads(cli.done("service", "list", "--json"))
+    said = cli.done("service", "rollback", "demo")
+    assert said == f"service demo: version {new['version'][:12]} → {old['version'][:12]}, from the next study on\n"
+    back = json.loads(cli.done("service", "rollback", "demo", "--to", new["version"][:7], "--json"))
+    assert back == {"name": "demo", "version": new["version"], "before": old["version"], "warnings": []}
+    assert "there are: " in cli.refused("service", "rollback", "demo", "--to", "zz", status=2)
 
 
 def test_every_answer_can_be_had_as_json(cli: Cli, source: Source, tmp_path: Path) -> None:
