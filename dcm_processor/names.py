@@ -14,7 +14,7 @@ _LONGEST = 64  # characters; the ledger's columns
 # What a service must not hide beside the standard library: our packages, those they import, and the environment of
 # services that bring no requirements.txt.
 _PLATFORM = """
-    dcm_processor scheduler worker dashboard tests benchmarks services
+    dcm_processor dcm_processor_job scheduler worker dashboard tests benchmarks services
     alembic annotated_types arrow async_timeout blinker certifi charset_normalizer click colorama croniter dateutil
     dotenv flask greenlet gunicorn hiredis idna itsdangerous jinja2 mako markdown_it markupsafe mdurl packaging
     psycopg psycopg_binary pydantic pydantic_core pydantic_settings pydicom pygments pynetdicom redis

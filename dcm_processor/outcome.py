@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from dcm_processor.compact_json import dumps
+from dcm_processor.notes import LATEST, NamedResult, believed
 from dcm_processor.vocabulary import ExitReason
 
-LATEST = 253_402_300_799.0
-"""The last second of the year 9999: no later moment can be shown."""
 MAX_ENTRIES, MAX_NAME, MAX_DETAIL = 32, 64, 100_000
 """Phases or details there may be; characters of their names; of a detail as JSON."""
 _NUMBERS = frozenset({"exitStatus", "peakMemory", "logSize", "functionBegan"})
@@ -20,7 +19,8 @@ class Outcome:
 
     `error` is one line (`ValueError: …`), `errorClass` the exception's class name alone (what RQ's tools may show).
     `phases` maps a phase (`environment`, `fetch`, `run`) to its begin and end in seconds since the epoch, UTC.
-    `details` may hold exitStatus, signal, peakMemory (bytes), environment, logSize (bytes).
+    `details` may hold exitStatus, signal, peakMemory (bytes), environment, logSize (bytes). `results` are what the job
+    named, whatever became of it then.
     """
 
     exitReason: ExitReason
@@ -29,9 +29,10 @@ class Outcome:
     traceback: str | None = None
     phases: dict[str, list[float]] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    results: tuple[NamedResult, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "results": [result.to_json() for result in self.results]}
 
     @classmethod
     def from_json(cls, value: Any, tell: Callable[[str], object] = lambda _: None) -> Self:
@@ -44,6 +45,7 @@ class Outcome:
         texts: dict[str, str] = {}
         phases: dict[str, list[float]] = {}
         details: dict[str, Any] = {}
+        results: tuple[NamedResult, ...] = ()
         for part, given in sent.items():
             if part in ("error", "errorClass", "traceback") and isinstance(given, str):
                 texts[part] = given
@@ -55,9 +57,13 @@ class Outcome:
                         details[name] = each
                     else:
                         tell(f"{part}.{str(name)[:MAX_NAME]}")
+            elif part == "results" and isinstance(given, list | tuple):
+                results, left_out = believed(given)
+                if left_out:
+                    tell(f"results ({left_out})")
             elif part != "exitReason" and given is not None:
                 tell(str(part)[:MAX_NAME])
-        return cls(reason, phases=phases, details=details, **texts)
+        return cls(reason, phases=phases, details=details, results=results, **texts)
 
 
 def _is_phase(name: object, moments: object) -> bool:

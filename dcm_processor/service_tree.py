@@ -4,6 +4,7 @@ A source is any folder with `registry/` and `module/`. Only regular files and sy
 folder are taken; what tools leave behind (`__pycache__`, `.git` …) and empty folders are not.
 """
 
+import errno
 import hashlib
 import itertools
 import os
@@ -208,6 +209,8 @@ def remove(folder: Path) -> None:
 
     Raises OSError.
     """
+    if folder.is_symlink():  # chmod would follow it
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     folder.chmod(0o700)
     top = os.open(folder, _OPEN_FOLDER)
     try:

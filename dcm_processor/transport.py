@@ -20,6 +20,7 @@ from redis.retry import Retry
 
 from dcm_processor.compact_json import dumps, loads
 from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.notes import Progress, progress_of
 from dcm_processor.redis_connection import connect
 
 PREFIX = "dcmproc:"
@@ -266,10 +267,14 @@ class Transport:
                 )
             )
 
-    def announce(self, report: Report, count: int) -> bool:
-        """Say that the attempt still runs, and restore the claim should Redis have been emptied; True: cancel it."""
+    def announce(self, report: Report, count: int, progress: Progress | None = None) -> bool:
+        """Say that the attempt still runs and how far it is; True: cancel it.
+
+        Should Redis have been emptied, that restores the claim.
+        """
+        said = f"{report.claim}/{count}" + (f"\n{dumps(progress.to_json())}" if progress else "")
         with answers(), self.redis.pipeline(transaction=False) as pipe:
-            pipe.hset(ANNOUNCED, report.attemptId, f"{report.claim}/{count}")
+            pipe.hset(ANNOUNCED, report.attemptId, said)
             pipe.set(PREFIX + "claim:" + report.attemptId, report.claim)
             pipe.exists(PREFIX + "cancel:" + report.attemptId)
             return bool(pipe.execute()[-1])
@@ -331,6 +336,19 @@ def parse_report(entry: Mapping[str, bytes]) -> Report:
     if report.kind not in ("started", "outcome") or not all(isinstance(text, str) for text in texts):
         raise ValueError("no report")
     return report
+
+
+def said_progress(client: redis.Redis, attempt_ids: Sequence[str]) -> dict[str, Progress]:
+    """How far those of the attempts are that run and say so, as of their last announcements.
+
+    `client` is any that reads. Raises TransportUnavailableError.
+    """
+    if not attempt_ids:
+        return {}
+    with answers():
+        said = cast("list[bytes | None]", client.hmget(ANNOUNCED, list(attempt_ids)))
+    found = {i: progress_of((text or b"").partition(b"\n")[2]) for i, text in zip(attempt_ids, said, strict=True)}
+    return {attempt_id: progress for attempt_id, progress in found.items() if progress is not None}
 
 
 class answers:  # noqa: N801 - reads as a phrase: `with answers():`

@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy import Connection, RowMapping
 
 from dcm_processor.judgement import Tries, judge
-from dcm_processor.ledger import attempts, plans, repairs
+from dcm_processor.ledger import attempts, plans, repairs, results
 from dcm_processor.manifest import JobSettings
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Report
@@ -90,6 +90,7 @@ def end(
     if attempt["started_at"] is None:
         values["started_at"] = min((moments[0] for moments in outcome.phases.values()), default=None)
     attempts.end(db, attempt_id, judgement.attempt, values, now=now)
+    results.add(db, attempt_id, outcome.results)
     job_values: dict[str, Any] = {"state": state, "reason": _shortened(reason, _LINE)}
     if judgement.counter:
         job_values[judgement.counter] = job[judgement.counter] + 1

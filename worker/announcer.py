@@ -1,11 +1,13 @@
-"""Says every few seconds that an attempt still runs, and hears there whether it is to be cancelled."""
+"""Says every few seconds that an attempt still runs and how far it is; hears there whether it is to be cancelled."""
 
 import threading
+from collections.abc import Callable
 from typing import Self
 
 import structlog
 
 from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.notes import Progress
 from dcm_processor.transport import ANNOUNCE_INTERVAL, Report, Transport
 from dcm_processor.vocabulary import ExitReason
 from worker.context import Stop
@@ -23,6 +25,7 @@ class Announcer:
         self._report = report
         self._stop = stop
         self._interval = interval
+        self.progress: Callable[[], Progress | None] = lambda: None
         self._due = threading.Event()
         self._over = False
         self._speaking = threading.Lock()
@@ -52,7 +55,7 @@ class Announcer:
                 with self._speaking:
                     if self._over:
                         return
-                    cancel = self._transport.announce(self._report, count)
+                    cancel = self._transport.announce(self._report, count, self.progress())
             except TransportUnavailableError as error:
                 if not away:
                     log.warning("the attempt cannot be announced now and runs on", error=str(error))

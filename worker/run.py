@@ -25,7 +25,7 @@ from dcm_processor.outcome import Outcome
 from dcm_processor.store import SCRIPT_NOT_RUN
 from dcm_processor.transport import Order, PlanOrder, Report, Transport
 from dcm_processor.vocabulary import ExitReason
-from worker import copies, output, reaper, runner, studies, surroundings
+from worker import copies, notes, output, reaper, runner, studies, surroundings
 from worker.announcer import Announcer
 from worker.contained import Command, Contained, End
 from worker.context import CONTEXT, Context, StoppedError
@@ -107,6 +107,7 @@ class _Attempt:
             try:
                 self._check_names()
                 folder = AttemptFolder.create(self._settings.spool, self._report)
+                self._announcer.progress = partial(notes.progress, folder.notes)
                 outcome = self._work(folder)
             except AttemptBusyError:
                 log.warning("another process of this host runs this attempt", attemptId=self._order.attemptId)
@@ -168,7 +169,7 @@ class _Attempt:
             log.error("part of the job's log is lost", why=end.log_fault)
         if end.killed == "reaper":
             reaper.kill_descendants()
-        outcome = outcome_of(end, order, START_LIMIT)
+        outcome = self._with_results(folder, outcome_of(end, order, START_LIMIT))
         if not shared:
             return self._send_output(folder, left, outcome)
         if outcome.exitReason is ExitReason.DONE:
@@ -207,8 +208,10 @@ class _Attempt:
                 argv=[
                     *(str(python), "-I", str(Path(runner.__file__)), contract.__file__, order.service, str(module)),
                     *(f"{name}={place}" for name, place in sorted(siblings.items())),
+                    notes.SIBLING,
                 ],
-                env=surroundings.of_job(settings, self._context.environ, order.service, python.parent, folder.tmpdir()),
+                env=surroundings.of_job(settings, self._context.environ, order.service, python.parent, folder.tmpdir())
+                | notes.variables(folder.notes),
                 cwd=str(folder.scratch),
                 log=str(folder.log),
                 log_limit=LOG_LIMIT,
@@ -224,6 +227,14 @@ class _Attempt:
             return self._watch(running)
         finally:
             os.close(paper)
+
+    @staticmethod
+    def _with_results(folder: AttemptFolder, outcome: Outcome) -> Outcome:
+        """The outcome with what the job named as its results, however it ended."""
+        found, left_out = notes.results(folder.notes)
+        if left_out:
+            _say(folder, f"{left_out} named results are left out: they cannot be, or are too many")
+        return replace(outcome, results=found)
 
     def _task(self, dicom: Path, inputs: dict[str, Any], left: Path) -> dict[str, Any]:
         """What the runner needs to call the function (`worker.runner.arguments`)."""

@@ -8,6 +8,7 @@ Each attempt has a folder `<spool>/<attemptId>`:
 - `outcome.json` is the report of its end; blank until then, since it is made while the job runs: overwriting what is
   on the disk already is what the next job in the plan waits for; one for which there is no room replaces it as a whole,
 - `scratch` is the job's working directory, with its TMPDIR, and goes with the job,
+- `notes` is where it writes how far it is and what it found (`worker.notes`), and goes with the job,
 - `tmpdir` holds the short name under which the job knows its TMPDIR,
 - `shipping` is held (flock) by the one outbox that cares for the folder.
 """
@@ -57,6 +58,7 @@ class AttemptFolder:
         self.path = spool / attempt_id
         self.log = self.path / "log"
         self.scratch = self.path / "scratch"
+        self.notes = self.path / "notes"
         self._report = self.path / "report.json"
         self._outcome = self.path / "outcome.json"
         self._tmpdir = self.path / "tmpdir"
@@ -84,7 +86,8 @@ class AttemptFolder:
                 raise AttemptEndedError(replace(report, kind="outcome", outcome=lost.to_json()))
             self._outcome.unlink(missing_ok=True)
             self.clear_scratch()
-            (self.scratch / "tmp").mkdir(parents=True, exist_ok=True)
+            for place in (self.scratch / "tmp", self.notes):
+                place.mkdir(parents=True, exist_ok=True)
             self._report.write_text(json.dumps(asdict(report)), encoding="utf-8")
         except BlockingIOError:
             raise AttemptBusyError(f"attempt {report.attemptId} runs in another process of this host") from None
@@ -158,14 +161,17 @@ class AttemptFolder:
         return short
 
     def clear_scratch(self) -> None:
-        """Remove what the job left in its working directory."""
+        """Remove what the job left in its working directory, and its notes."""
         with suppress(OSError):
             short = Path(self._tmpdir.read_text(encoding="utf-8"))
             if short.is_symlink() and short.readlink() == self.scratch / "tmp":
                 short.unlink()
             self._tmpdir.unlink()
-        with suppress(OSError):
-            service_tree.remove(self.scratch)
+        for place in (self.scratch, self.notes):
+            with suppress(OSError):
+                if place.is_symlink():  # of the job's making
+                    place.unlink()
+                service_tree.remove(place)
 
     # -- for those that come after the horse
 

@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from dcm_processor.ledger.schema import attempts, events, jobs, plans, series_owners, studies, tombstones
+from dcm_processor.ledger.schema import attempts, events, jobs, plans, results, series_owners, studies, tombstones
 from dcm_processor.vocabulary import JobState, StudyState
 
 ROWS = 1000
-"""Jobs, with their attempts, that go in one transaction."""
+"""Jobs, with their attempts and named results, that go in one transaction."""
 
 _UNENDED = (JobState.WAITING, JobState.QUEUED, JobState.STARTED, JobState.RETRYING)
 _UNSETTLED = (StudyState.RECEIVED, StudyState.WAITING, StudyState.PLANNING, StudyState.RUNNING)
@@ -68,6 +68,8 @@ def bury(db: Connection, study_ids: Sequence[str]) -> bool:
     values = {"run": put.excluded.run, "ended_at": put.excluded.ended_at}
     db.execute(put.on_conflict_do_update(index_elements=["study_id", "revision"], set_=values))
     some = db.execute(select(jobs.c.job_id).where(jobs.c.study_id.in_(study_ids)).limit(ROWS)).scalars().all()
+    of_some = select(attempts.c.attempt_id).where(attempts.c.job_id.in_(some))
+    db.execute(delete(results).where(results.c.attempt_id.in_(of_some)))
     db.execute(delete(attempts).where(attempts.c.job_id.in_(some)))
     db.execute(delete(jobs).where(jobs.c.job_id.in_(some)))
     if len(some) == ROWS:

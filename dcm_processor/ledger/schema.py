@@ -1,7 +1,7 @@
 """The ledger's tables (SQLAlchemy Core). Times are seconds since the epoch, UTC, as floats; digests are hexadecimal.
 
-Reading order: a study is heard of (events, studies), planned (plans, jobs), run (attempts), repaired where it is
-different elsewhere (repairs), forgotten (tombstones).
+Reading order: a study is heard of (events, studies), planned (plans, jobs), run (attempts, results), repaired where it
+is different elsewhere (repairs), forgotten (tombstones).
 """
 
 from sqlalchemy import (
@@ -191,6 +191,16 @@ attempts = Table(
     Column("details", Json),  # exit status, signal, peak memory (bytes), environment, log size
     Index("ix_attempts_job_id_attempt", "job_id", "attempt", unique=True),
     Index("ix_attempts_state", "state"),
+)
+
+results = Table(  # what an attempt's job named: numbers and texts
+    "results",
+    metadata,
+    Column("attempt_id", String(220), ForeignKey("attempts.attempt_id"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("position", Integer, nullable=False),  # in which order they were named
+    Column("value", Json),  # a number, a bool or a text
+    Column("unit", Text),
 )
 
 repairs = Table(  # differences between Orthanc, ledger, Redis and disk that were found and closed

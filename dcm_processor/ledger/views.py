@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, func, select
 
 from dcm_processor.history import history
+from dcm_processor.ledger import results
 from dcm_processor.ledger.schema import attempts as attempts_table
 from dcm_processor.ledger.schema import events as events_table
 from dcm_processor.ledger.schema import jobs as jobs_table
@@ -281,6 +282,7 @@ def _attempts(db: Connection, job_ids: Sequence[str]) -> dict[str, list[dict[str
     """job id -> its attempts in order; SQLite takes at most 32,766 parameters, so in portions."""
     result: dict[str, list[dict[str, Any]]] = {job_id: [] for job_id in job_ids}
     for portion in _portions(job_ids, 1000):
+        named = results.of_jobs(db, portion)
         query = select(attempts_table).where(attempts_table.c.job_id.in_(portion)).order_by(attempts_table.c.attempt)
         for row in db.execute(query).mappings():
             result[row["job_id"]].append(
@@ -300,6 +302,8 @@ def _attempts(db: Connection, job_ids: Sequence[str]) -> dict[str, list[dict[str
                         phase: [when(moment) for moment in moments] for phase, moments in (row["phases"] or {}).items()
                     },
                     "details": row["details"] or {},
+                    "results": named.get(row["attempt_id"], []),
+                    "progress": None,  # `live` knows it
                 }
             )
     return result

@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 from werkzeug.exceptions import Conflict, RequestedRangeNotSatisfiable
 
 from dcm_processor.errors import NotKnownError
+from dcm_processor.live import add_progress
 from dcm_processor.registry import ServiceRegistry
 from dcm_processor.vocabulary import EventKind, JobState, Verdict
 from scheduler.api.lists import Asked, Cursor, Limit, bad_cursor
@@ -88,7 +89,9 @@ def search_jobs(body: JobSearch) -> JobPage:
 @operation("Show a job", answer=Job, problems=(404,))
 def show_job(job_id: str) -> Job:
     """The job with its attempts."""
-    return Job.model_validate(_known(job_id))
+    job = _known(job_id)
+    add_progress(parts().redis, [job])
+    return Job.model_validate(job)
 
 
 @jobs.get("/jobs/<job_id>/log")
@@ -183,6 +186,7 @@ def _page(where: str, asked: JobsQuery) -> JobPage:
         page = parts().ledger.jobs(asked.state, asked.cursor, asked.limit, terms)
     except ValueError:
         raise bad_cursor(where) from None
+    add_progress(parts().redis, page.items)
     return JobPage.model_validate({"items": page.items, "nextCursor": page.next_cursor})
 
 

@@ -35,6 +35,22 @@ class Answer(BaseModel):
 # -- studies
 
 
+class NamedResult(Answer):
+    """A number, a bool or a text that a job found."""
+
+    name: str = Field(description="Its name in the job's own words.")
+    value: bool | int | float | str = Field(description="What was found.")
+    unit: str | None = Field(description="The unit of a number, for people.")
+
+
+class Progress(Answer):
+    """How far a running job says it is."""
+
+    fraction: float = Field(description="From 0 to 1.")
+    text: str = Field(description="What it does, in its own words; may be empty.")
+    at: Moment = Field(description="When it said so.")
+
+
 class Attempt(Answer):
     """One try at a job."""
 
@@ -55,6 +71,8 @@ class Attempt(Answer):
     details: dict[str, Any] = Field(
         description="`exitStatus`, `signal`, `environment`; `peakMemory` and `logSize` in bytes."
     )
+    results: list[NamedResult] = Field(description="What the job named as its results, however the attempt ended.")
+    progress: Progress | None = Field(description="How far it is, of an attempt that runs and says so; else null.")
 
 
 class Job(Answer):

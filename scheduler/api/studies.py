@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 from werkzeug.exceptions import Conflict, GatewayTimeout
 
 from dcm_processor.errors import NotKnownError
+from dcm_processor.live import add_progress
 from dcm_processor.names import did_you_mean
 from dcm_processor.vocabulary import EventKind, StudyState
 from scheduler.api.lists import Asked, Cursor, Limit, bad_cursor
@@ -92,7 +93,9 @@ def search_studies(body: StudySearch) -> StudyPage:
 @operation("Show a study", answer=Study, problems=(404,))
 def show_study(study_id: str) -> Study:
     """The study with its plans, newest first; each with every job: verdict, state, reason, times and attempts."""
-    return Study.model_validate(known_study(study_id))
+    study = known_study(study_id)
+    add_progress(parts().redis, [job for plan in study["plans"] for job in plan["jobs"]])
+    return Study.model_validate(study)
 
 
 @studies.get("/studies/<study_id>/explain")

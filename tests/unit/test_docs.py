@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from dcm_processor import service_tree
 from dcm_processor.completeness import parse_rules
 from dcm_processor.contract import AddedParams, Headers, call, interpret
 from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS
+from dcm_processor.job_helper import dcm_processor_job
 from dcm_processor.job_settings import JobSettings
 from dcm_processor.manifest import Defaults, parse_manifest
+from dcm_processor.notes import results_of
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import ExitReason, JobState, Level, RepairKind, Verdict
 
@@ -31,6 +34,7 @@ def functions(name: str) -> list[Any]:
     found = []
     for source in blocks(SERVICES, "python"):
         namespace: dict[str, Any] = {}
+        sys.modules["dcm_processor_job"] = dcm_processor_job
         exec(compile(source, "docs/services.md", "exec"), namespace)
         if name in namespace:
             found.append(namespace[name])
@@ -67,7 +71,7 @@ class TestServices:
             assert interpret(said) == (applies, {})
 
     def test_the_examples_of_worker_functions_run(self, tmp_path: Path) -> None:
-        count, _, copy, busy = functions("worker")
+        count, _, copy, _, busy = functions("worker")
         output, dicom, nifti = (tmp_path / name for name in ("output", "dicom", "nifti"))
         for folder in (output, dicom, nifti):
             folder.mkdir()
@@ -80,6 +84,20 @@ class TestServices:
         assert (output / "1.nii.gz").exists()
         with pytest.raises(Exception, match="busy"):
             call(busy, jobName="busy")
+
+    def test_the_example_of_named_results_runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        *_, named, _ = functions("worker")
+        monkeypatch.setenv(dcm_processor_job.NOTES, str(tmp_path))
+        call(named, dicom_dir=str(tmp_path))
+        found, _ = results_of((tmp_path / dcm_processor_job.RESULTS).read_bytes())
+        assert [result.name for result in found] == ["upper lobe", "middle lobe", "lower lobe", "quality"]
+
+    def test_the_bounds_of_named_results_are_those_of_the_helper(self) -> None:
+        section = SERVICES.partition("## What a job says of itself")[2].partition("\n## ")[0]
+        helper = dcm_processor_job
+        for bound in (helper.MAX_NAME, helper.MAX_UNIT, helper.MAX_SAYING, helper.MAX_TEXT, helper.MAX_RESULTS):
+            assert f" {bound:,} " in section
+        assert f" {helper.MAX_BYTES // 1024**2} MB " in section
 
     def test_the_example_of_added_params_runs(self, capsys: pytest.CaptureFixture[str]) -> None:
         _, look, *_ = functions("worker")

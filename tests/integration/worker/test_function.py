@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dcm_processor import job_helper
 from dcm_processor.vocabulary import ExitReason
 from tests.integration.worker.conftest import SERIES, STUDY, Stand
 from tests.waiting import wait_until
@@ -193,6 +194,7 @@ def test_the_environment_is_exactly_what_the_contract_says(stand: Stand) -> None
         "HOME": cache, "XDG_CACHE_HOME": f"{cache}/.cache",
         "TORCH_HOME": f"{cache}/torch", "HF_HOME": f"{cache}/huggingface",
         "LANG": "C.UTF-8", "TZ": "Europe/Berlin",
+        "DCM_PROCESSOR_NOTES": f"{stand.spooled()}/notes", "PYTHONPATH": str(job_helper.FOLDER),
         **proxies, **{key.lower(): value for key, value in proxies.items()},
     }  # fmt: skip
     assert (cwd, files) == (f"{stand.spooled()}/scratch", ["tmp"])

@@ -92,3 +92,17 @@ def test_what_is_no_folder_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(OSError, match="place"):
         remove(place)
     assert other.is_dir()
+
+
+def test_where_a_symlink_in_a_folders_place_leads_stays_as_it_was(tmp_path: Path) -> None:
+    """A job may put one in the place of its own folders; the modes of what it leads to are none of ours to change."""
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "file").touch()
+    target.chmod(0o755)
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    with pytest.raises(OSError, match="link"):
+        remove(link)
+    assert target.stat().st_mode & 0o777 == 0o755
+    assert (target / "file").exists()

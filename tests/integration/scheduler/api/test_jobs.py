@@ -1,12 +1,18 @@
 """Jobs over HTTP: listed, shown, followed by their logs, run again, cancelled."""
 
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dcm_processor.errors import LedgerUnavailableError
-from dcm_processor.ledger import events
+from dcm_processor.ledger import events, results
+from dcm_processor.notes import NamedResult, Progress
+from dcm_processor.transport import Report, Transport
+from dcm_processor.vocabulary import JobState
 from tests.integration.scheduler.api.stand import Api, Installation, study_id
+from tests.servers import ValkeyServer
 from tests.waiting import wait_until
 
 ENDED = {"state": "finished", "started_at": 1.0, "ended_at": 2.0, "details": {"logSize": 8}}
@@ -286,3 +292,34 @@ def test_where_there_is_nothing_to_cancel_it_is_said(installation: Installation,
     response = api.post(f"/api/v1/jobs/{job_id}/cancel")
     assert (response.status_code, "nothing to cancel" in response.get_json()["detail"]) == (409, True)
     assert installation.events() == []
+
+
+def test_a_running_job_says_how_far_it_is_and_an_ended_one_what_it_named(tmp_path: Path, valkey: ValkeyServer) -> None:
+    with Installation(tmp_path, REDIS_URL=valkey.url) as installation, closing(Transport(valkey.url)) as transport:
+        api, study = installation.api(), installation.study(1)
+        tries = [{"state": "failed"}, {"state": "started"}]
+        (job_id,) = installation.plan(study, {"job_name": "segment", "state": JobState.STARTED, "tries": tries})
+        with installation.ledger.write() as db:
+            results.add(db, f"{job_id}-1", [NamedResult("volume", 4810.5, "ml"), NamedResult("ok", value=True)])
+        report = Report("started", f"{job_id}-2", "claim", "worker", "host")
+        transport.announce(report, 1, Progress(0.25, "lobe 1", 1_700_000_000.0))
+        in_study = api.get(f"/api/v1/studies/{study}").get_json()["plans"][0]["jobs"][0]
+        (listed,) = api.get("/api/v1/jobs").get_json()["items"]
+        shown = api.get(f"/api/v1/jobs/{job_id}").get_json()
+        transport.forget_attempts([f"{job_id}-2"], acknowledge=True)
+        assert in_study == listed == shown
+        failed, started = shown["attempts"]
+        assert started["progress"] == {"fraction": 0.25, "text": "lobe 1", "at": "2023-11-14T22:13:20.000Z"}
+        assert (failed["progress"], started["results"]) == (None, [])
+        assert failed["results"] == [
+            {"name": "volume", "value": 4810.5, "unit": "ml"},
+            {"name": "ok", "value": True, "unit": None},
+        ]
+
+
+def test_without_redis_nobody_knows_how_far_a_job_is(installation: Installation, api: Api) -> None:
+    tries = [{"state": "started"}]
+    (job_id,) = installation.plan(
+        installation.study(1), {"job_name": "segment", "state": JobState.STARTED, "tries": tries}
+    )
+    assert api.get(f"/api/v1/jobs/{job_id}").get_json()["attempts"][0]["progress"] is None
