@@ -20,6 +20,7 @@ from dcm_processor.vocabulary import Level, OnDependencyFailure, OnUpdate, Stage
 
 ALL = "*"  # in dependsOn: every scheduled job of earlier stages, and of this one without "*"
 JOB_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+PYTHON_VERSION = r"^3\.([89]|[1-9][0-9])(\.[0-9]{1,3})?$"
 FUNCTION_NAME = r"^[A-Za-z][A-Za-z0-9_-]*(\.[^\W\d][\w-]*)+$"
 
 _DURATION = re.compile(r"([0-9]{1,12})([smhd]?)", re.IGNORECASE | re.ASCII)
@@ -219,6 +220,11 @@ class JobSettings(_Strict):
         description="What a study that grew gets (series jobs: changed series only).",
     )
     memory: Bytes = Field(default=None, description='Limit, like "4G".')
+    python_version: Annotated[str, Field(pattern=PYTHON_VERSION)] | None = Field(
+        default=None,
+        description='The Python of its environment, like "3.12", which must be on the workers\' hosts; '
+        "null: the one that runs the platform.",
+    )
     disabled: bool = Field(default=False, description="A disabled job is neither asked nor run.")
 
     def to_json(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from dcm_processor.job_settings import (
     ALL,
     FUNCTION_NAME,
     JOB_NAME,
+    PYTHON_VERSION,
     JobSettings,
     Owner,
     Retry,
@@ -222,6 +223,7 @@ _WORDS = {  # by pydantic's type of error
 }
 _PATTERN_WORDS = {
     JOB_NAME: 'must be 1 to 64 letters, digits, "_", "." or "-", beginning with a letter or a digit',
+    PYTHON_VERSION: 'must be a version of Python from 3.8 on, like "3.12"',
     FUNCTION_NAME: 'must be a dotted name like "service.function"',
 }
 

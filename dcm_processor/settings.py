@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     WORKER_UID: Annotated[int, Field(ge=0)] | None = None
     WORKER_GID: Annotated[int, Field(ge=0)] | None = None
     ALIVE_FILE: Path | None = None
+    BASE_IMAGE: str | None = None
 
     DATA_BUDGET: Size | None = None
     MIN_FREE: Size | None = None

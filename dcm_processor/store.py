@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from dcm_processor import json_text, service_tree
+from dcm_processor import json_text, requirements_lock, service_tree
 from dcm_processor.errors import ManifestError, ServiceError, UsageError
 from dcm_processor.manifest import (
     MANIFEST,
@@ -191,16 +191,24 @@ class Store:
 
     # -- changing
 
-    def install(self, name: str, source: Path, origin: Origin | None = None) -> Installed:
+    def install(
+        self, name: str, source: Path, origin: Origin | None = None, locks: requirements_lock.Locks | None = None
+    ) -> Installed:
         """Make a copy of `source` the current version of a service; see `install_all`."""
-        return self.install_all({name: source}, origin)[name]
+        return self.install_all({name: source}, origin, locks)[name]
 
-    def install_all(self, sources: Mapping[str, Path], origin: Origin | None = None) -> dict[str, Installed]:
+    def install_all(
+        self,
+        sources: Mapping[str, Path],
+        origin: Origin | None = None,
+        locks: requirements_lock.Locks | None = None,
+    ) -> dict[str, Installed]:
         """Make a copy of each source the current version of the service it is for, unless it already is.
 
-        `origin` is put down as where they come from. Raises ServiceError where a source is no service or files cannot
-        be written, and ManifestError where a name would hide what its requirements.txt brings, or with all that is
-        wrong with a settings.json or with all services together as they would be. None has changed then.
+        `origin` is put down as where they come from; `locks` lock what they require. Raises ServiceError where a source
+        is no service or files cannot be written, and ManifestError where a name would hide what its requirements.txt
+        brings, or with all that is wrong with a settings.json or with all services together as they would be. None has
+        changed then.
         """
         for name in sources:
             check_name(name)
@@ -208,10 +216,11 @@ class Store:
             stack.enter_context(_files(f"{_services(sources)} not installed"))
             for name, source in sources.items():
                 service_tree.check_source(source, name)
+            made = {name: self._lock(name, source, locks) for name, source in sources.items()}  # may take minutes
             stack.enter_context(self._files.locked())
             self._files.clear()
             staged = {name: stack.enter_context(self._files.staging()) for name in sources}
-            new = {name: self._stage(name, source, staged[name]) for name, source in sources.items()}
+            new = {name: self._stage(name, source, staged[name], made[name]) for name, source in sources.items()}
             odd = self._check({name: (version.digest, version.manifest) for name, version in new.items()})
             before, _ = self._files.current()
             for name, version in new.items():
@@ -227,14 +236,31 @@ class Store:
             for name, version in new.items()
         }
 
-    def _stage(self, name: str, source: Path, staged: Mapping[str, Path]) -> "_Version":
+    def _stage(
+        self, name: str, source: Path, staged: Mapping[str, Path], lock: requirements_lock.Lock | None
+    ) -> "_Version":
         """Make a version of a source, in folders of its own beside the place where it will stand."""
         self._files.refuse_foreign(name)
         service_tree.copy({part: source / part for part in PARTS}, staged)
+        odd = []
+        if lock is not None:
+            requirements_lock.put(staged["module"], lock)
+            if lock.warning:
+                odd.append(Fault(name, f"module/{requirements_lock.REQUIREMENTS}", "", lock.warning))
         digest = service_tree.digest(staged)
         check_service_name(name, _required_modules(staged["module"]))
         manifest = _read_manifest(name, staged["registry"], self._defaults)
-        return _Version(digest, manifest, (*manifest.warnings, *_compile(name, staged["registry"])))
+        return _Version(digest, manifest, (*manifest.warnings, *_compile(name, staged["registry"]), *odd))
+
+    def _lock(self, name: str, source: Path, locks: requirements_lock.Locks | None) -> requirements_lock.Lock | None:
+        """The lock of a source; None where none is wanted, as for a source that will be refused."""
+        manifest = _read_manifest(name, source / "registry", self._defaults)
+        if locks is None or manifest.faults:
+            return None
+        current = self._files.current()[0].get(name)
+        before = self.module_folder(name, current) if current is not None else None
+        oldest = requirements_lock.oldest_python(job.python_version for job in manifest.jobs)
+        return locks.make(source / "module", before, oldest)
 
     def _make_current(self, name: str, digest: str, origin: Origin | None) -> None:
         if not os.path.lexists(self._files.link("registry", name)):

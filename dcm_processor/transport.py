@@ -12,7 +12,7 @@ All values are JSON; nothing is ever unpickled.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -92,6 +92,7 @@ class Order:
     params: dict[str, Any]
     inputs: dict[str, Any]  # job name -> output folder relative to DATA, or {seriesId: folder}
     outcomes: dict[str, Any]  # dependency -> {"state", "reason"} (+ "series": {seriesId: …} of a series job)
+    pythonVersion: str | None = None  # None: the Python that runs the platform
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,9 @@ class Held:
     plan_ids: Set[str]
     attempt_ids: Set[str]
     cursor: int
+
+
+_Kind = TypeVar("_Kind", Order, PlanOrder)
 
 
 class Transport:
@@ -243,9 +247,9 @@ class Transport:
             text = cast("bytes | None", self.redis.get(PREFIX + "order:" + attempt_id))
             if text is None:
                 return None
-            order = Order(**loads(text))
+            order = _known(Order, loads(text))
             plan = cast("bytes | None", self.redis.get(PREFIX + "plan:" + order.planId))
-        return (order, PlanOrder(**loads(plan))) if plan is not None else None
+        return (order, _known(PlanOrder, loads(plan))) if plan is not None else None
 
     def claim(self, report: Report) -> bool:
         """Claim an attempt and say `started`, in one step; False: somebody else has it, or nobody wants it any more.
@@ -324,6 +328,11 @@ class Transport:
     def log_taken(self, attempt_id: str, size: int) -> None:
         with answers():
             self.redis.set(PREFIX + "log:" + attempt_id, str(size), ex=LOG_SECONDS)
+
+
+def _known(kind: type[_Kind], fields: Mapping[str, Any]) -> _Kind:
+    """Without the fields that a newer controller has added, while hosts are updated one after the other."""
+    return kind(**{name: value for name, value in fields.items() if name in kind.__dataclass_fields__})
 
 
 def parse_report(entry: Mapping[str, bytes]) -> Report:

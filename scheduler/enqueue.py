@@ -140,6 +140,7 @@ class _PlanView:
             params=settings["params"],
             inputs=self._inputs(job),
             outcomes=self._outcomes(job),
+            pythonVersion=settings.get("pythonVersion"),  # of a plan from before there was such a field: None
         )
 
     def _outcomes(self, job: Mapping[Any, Any]) -> dict[str, Any]:

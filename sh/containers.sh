@@ -101,12 +101,14 @@ in_container() { # the command line in a container: BASEDIR, this folder and wha
   [[ -t 0 && -t 1 ]] || options+=(--no-TTY)
   compose --profile cli --progress quiet run "${options[@]}" --volume "$place:$place" --volume "$checkout:$checkout:ro" \
     --env DCM_PROCESSOR_HOME="$checkout" --workdir "$PWD" cli "$@" || status=$?
-  [[ $(running_mode) == containers ]] || remove_idle_network
+  [[ $(running_mode) == containers ]] || remove_idle_networks
   return $status
 }
 
-remove_idle_network() { # which the call above made, and nobody uses; Docker refuses where somebody does
-  docker network rm "$(project)_inside" >/dev/null 2>&1 || true
+remove_idle_networks() { # which the call above made, and nobody uses; Docker refuses where somebody does
+  local name
+  name=$(project)
+  docker network rm "${name}_inside" "${name}_outside" >/dev/null 2>&1 || true
 }
 
 project() { # print Compose's name for this stack

@@ -66,7 +66,6 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def shared_envs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Environments are made once for all tests; the empty one is there."""
     base = tmp_path_factory.mktemp("shared")
-    requirements = base / "requirements.txt"
-    requirements.write_text("")
-    Environments(Settings(BASEDIR=base), os.environ).provide(requirements, "0" * 32)
+    (base / "requirements.txt").write_text("")
+    Environments(Settings(BASEDIR=base), os.environ).provide(base, "0" * 32)
     return base / "envs"

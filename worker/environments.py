@@ -10,8 +10,6 @@ The key is a digest of what decides the content (dcm_processor/environment_key.p
 import fcntl
 import json
 import os
-import platform
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-import uv
 
-from dcm_processor.environment_key import DEFAULT_REQUIREMENTS, PYTHON, environment_key
-from dcm_processor.errors import OutageError, PermanentError
+from dcm_processor import uv_program
+from dcm_processor.build_network import of_build
+from dcm_processor.environment_key import PYTHON, Recipe, own_python, recipe
+from dcm_processor.errors import OutageError, PermanentError, ServiceError
+from dcm_processor.requirements_lock import names_index
 from dcm_processor.settings import Settings
-from worker import surroundings
 from worker.contained import Command, Contained, End
 
 log = structlog.get_logger()
@@ -35,13 +34,6 @@ BUILD_LIMIT = 3600.0
 _LOG_LIMIT = 10_000_000
 _TAIL_LINES, _TAIL_BYTES = 40, 16_000
 _MARKER = "complete.json"
-# What uv (exit status 2) says of a network or a disk that fails; read in its output, as its status does not tell.
-_PASSING = re.compile(
-    r"Request failed after|error sending request|HTTP status server error|429 Too Many Requests"
-    r"|error reading a body|timed out|No space left on device|Disk quota exceeded",
-)
-_UNTRUSTED = "invalid peer certificate"
-_ERROR = re.compile(r"^error: (.*)((?:\n  cause: .*)*)", re.MULTILINE)
 
 
 class EnvironmentFailedError(PermanentError):
@@ -82,18 +74,21 @@ class Environments:
 
     def provide(
         self,
-        requirements: Path,
+        module: Path,
         version: str,
+        python_version: str | None = None,
+        *,
         watch: Watch = Contained.wait,
         building: Callable[[str], None] = lambda _key: None,
     ) -> Environment:
-        """The environment for a requirements.txt, or the default one where there is none; built should it be missing.
+        """The environment of a service's module folder, built should it be missing.
 
-        `version` is the service's digest. `building(key)` is called before a build, or a wait for somebody else's.
-        Raises EnvironmentFailedError, EnvironmentUnavailableError; OSError where envs cannot be written.
+        `version` is the service's digest, `python_version` the `pythonVersion` of its job. `building(key)` is called
+        before a build, or a wait for somebody else's. Raises EnvironmentFailedError, EnvironmentUnavailableError;
+        OSError where the folder cannot be read or envs not be written.
         """
-        source = requirements if requirements.is_file() else DEFAULT_REQUIREMENTS
-        key = environment_key(source.read_bytes(), version)
+        made_from = recipe(self._settings, module, version, python_version)
+        key = made_from.key
         if (found := self._find(key)) is not None:
             return found
         building(key)
@@ -101,9 +96,7 @@ class Environments:
         with locked(self._folder / f"{key}.lock") as lock:
             if (found := self._find(key)) is not None:
                 return found
-            _Build(self._settings, self._environ, key, watch, lock).run(
-                source, PYTHON, hashed=source == DEFAULT_REQUIREMENTS
-            )
+            _Build(self._settings, self._environ, made_from, watch, lock).run()
         return Environment(key, self._interpreter(key))
 
     def _interpreter(self, key: str) -> Path:
@@ -119,16 +112,19 @@ class Environments:
 class _Build:
     """The making of one environment, by whoever holds its lock."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], key: str, watch: Watch, lock: int) -> None:
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], made_from: Recipe, watch: Watch, lock: int
+    ) -> None:
         self._settings = settings
-        self._environ = environ
-        self._key = key
+        self._made_from = made_from
+        text = made_from.requirements.read_text(encoding="utf-8", errors="replace")
+        self._env = of_build(settings, environ, site_index=not names_index(text))
         self._watch = watch
         self._lock = lock
-        self._target = settings.envs / key
-        self._log = settings.envs / f"{key}.log"
+        self._target = settings.envs / made_from.key
+        self._log = settings.envs / f"{made_from.key}.log"
 
-    def run(self, source: Path, python: str, *, hashed: bool) -> None:
+    def run(self) -> None:
         """Build; the marker comes last.
 
         Raises EnvironmentFailedError, EnvironmentUnavailableError, OSError.
@@ -136,10 +132,12 @@ class _Build:
         if self._target.exists():  # a build that was killed, or whose Python is gone
             shutil.rmtree(self._target)
         self._log.unlink(missing_ok=True)
-        log.info("building an environment", environment=self._key)
+        key, source, hashed = self._made_from.key, self._made_from.requirements, self._made_from.is_default
+        log.info("building an environment", environment=key)
         began = time.monotonic()
         offline = self._settings.WHEEL_DIR is not None and not self._settings.PIP_INDEX_URL
         folder = self._settings.envs if hashed else source.parent  # where relative paths in it count from
+        python = self._python()
         self._uv(folder, "venv", "--no-project", "--python", python, str(self._target))
         install = ["pip", "install", "--python", str(self._target / "bin" / "python")]
         install += ["--requirements", str(source), "--compile-bytecode"]
@@ -157,15 +155,26 @@ class _Build:
             self._uv(folder, *install)
         seconds = round(time.monotonic() - began, 1)
         with (self._target / _MARKER).open("w", encoding="utf-8") as file:
-            json.dump({"builtAt": time.time(), "seconds": seconds, "python": platform.python_version()}, file)
+            version = self._made_from.python_version or own_python()
+            json.dump({"builtAt": time.time(), "seconds": seconds, "python": version}, file)
             file.flush()
             os.fsync(file.fileno())
-        log.info("built an environment", environment=self._key, seconds=seconds)
+        log.info("built an environment", environment=key, seconds=seconds)
+
+    def _python(self) -> str:
+        version = self._made_from.python_version
+        if version is None:
+            return PYTHON
+        try:
+            return uv_program.find_python(version, self._env)
+        except ServiceError as error:
+            self._log.write_text(f"error: {error}\n", encoding="utf-8")
+            raise EnvironmentFailedError(str(error), "") from None
 
     def _uv(self, folder: Path, *arguments: str) -> None:
         command = Command(
-            argv=[uv.find_uv_bin(), *arguments],
-            env=surroundings.of_build(self._settings, self._environ),
+            argv=[uv_program.binary(), *arguments],
+            env=self._env,
             cwd=str(folder),
             log=str(self._log),
             log_limit=_LOG_LIMIT,
@@ -185,15 +194,9 @@ class _Build:
             return EnvironmentUnavailableError(f"uv was ended by {end.killed or f'signal {end.signal}'}", tail)
         if end.log_fault is not None:
             return EnvironmentUnavailableError(f"{self._settings.envs} cannot be written: {end.log_fault}", tail)
-        message = f"uv: exit status {end.status}"
-        for what, causes in _ERROR.findall(tail):
-            why = causes.split("\n  cause: ")[1:]
-            message = ": ".join([what, *why[:1], *why[1:][-1:]])
-        if _UNTRUSTED in tail:
-            message += "; name the authority that signed it (of a proxy that opens TLS?) by EXTRA_CA_FILE in .env.local"
-        if end.status == 2 and _PASSING.search(tail):
-            return EnvironmentUnavailableError(message, tail)
-        return EnvironmentFailedError(message, tail)
+        failure = uv_program.failure(end.status, tail)
+        kind = EnvironmentUnavailableError if failure.passing else EnvironmentFailedError
+        return kind(failure.message, tail)
 
 
 def tail_of(log_file: Path) -> str:

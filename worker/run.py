@@ -149,10 +149,11 @@ class _Attempt:
             self._check_script(folder)
         with self._phase("environment"), stop.raising():
             environment = Environments(self._settings, self._context.environ).provide(
-                module / "requirements.txt",
+                module,
                 order.digest,
-                self._watch,
-                lambda key: _say(folder, f"building the service's environment {key}"),
+                order.pythonVersion,
+                watch=self._watch,
+                building=lambda key: _say(folder, f"building the service's environment {key}"),
             )
             self._details["environment"] = environment.key
         with self._phase("fetch"), stop.raising():

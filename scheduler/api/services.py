@@ -2,11 +2,11 @@
 
 from flask import Blueprint
 
+from dcm_processor.environment_state import least, states_of
 from dcm_processor.ledger.views import when
 from dcm_processor.store import InstalledService
-from scheduler.api.models import Origin, Service, ServiceJob, Services
+from scheduler.api.models import Environment, Origin, Service, ServiceJob, Services
 from scheduler.api.operation import operation
-from scheduler.environments import environment_of
 from scheduler.parts import parts
 
 services = Blueprint("services", __name__)
@@ -23,7 +23,9 @@ def _service(installed: InstalledService) -> Service:
     environment = None
     if installed.digest:
         module = parts().store.module_folder(installed.name, installed.digest)
-        environment = environment_of(parts().settings.envs, module, installed.digest)
+        pythons = [job.python_version for job in installed.jobs]
+        if (state := least(states_of(parts().settings, module, installed.digest, pythons))) is not None:
+            environment = Environment(state=state.state, key=state.key, reason=state.reason)
     return Service(
         name=installed.name,
         version=installed.digest or None,

@@ -1,6 +1,7 @@
 """`dcm-processor service install`."""
 
 import contextlib
+import os
 from pathlib import Path
 
 import click
@@ -8,19 +9,23 @@ import click
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, printable, show_json
 from dcm_processor.cli.service.document import FOLDER, job_document
+from dcm_processor.cli.service.environment_display import progress_line
 from dcm_processor.errors import LedgerUnavailableError, ServiceError
 from dcm_processor.manifest import Fault
+from dcm_processor.requirements_lock import Locks
 from dcm_processor.store import KEPT, SCRIPT, SCRIPT_NOT_RUN, Store
 
 
 @click.command()
 @click.argument("name")
 @click.option("-p", "--path", "source", type=FOLDER, required=True, help="The folder that holds registry/ and module/.")
+@click.option("--upgrade", is_flag=True, help="Lock its requirements anew, to the newest versions they allow.")
 @json_option
-def install(name: str, source: Path, *, as_json: bool) -> None:
+def install(name: str, source: Path, *, upgrade: bool, as_json: bool) -> None:
     """Install a service, or another version of it. Jobs that run, or wait, keep the version they were planned with."""
     store = Store.of(settings())
-    installed = store.install(name, source)
+    with progress_line() as progress:
+        installed = store.install(name, source, locks=Locks(settings(), os.environ, upgrade, progress))
     if installed.changed:
         _delete_old_versions(store, name)
     warnings = [str(warning) for warning in installed.warnings]

@@ -12,6 +12,7 @@ from dcm_processor import job_helper
 from dcm_processor.vocabulary import ExitReason
 from tests.integration.worker.conftest import SERIES, STUDY, Stand
 from tests.waiting import wait_until
+from tests.wheels import make_wheel
 
 SHOW = """
 import json, os, sys
@@ -290,19 +291,6 @@ def run_with(stand: Stand, wheels: Path) -> Any:
         "    show(output_dir, tiny_offline_package.VALUE)\n",
         requirements="tiny-offline-package==1.0\n",
     )
-
-
-def make_wheel(folder: Path, name: str, code: str) -> None:
-    import zipfile
-
-    info = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}.py", code)
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
 
 
 def test_a_version_of_a_service_stays_as_it_was_installed(stand: Stand) -> None:

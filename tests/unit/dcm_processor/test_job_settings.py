@@ -30,6 +30,7 @@ def test_the_defaults_are_those_of_the_design():
         "retry": {"max": 0, "interval": [10, 60, 300], "lost": 2},
         "onUpdate": "rerun",
         "memory": None,
+        "pythonVersion": None,
         "disabled": False,
     }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dcm_processor import build_network
 from dcm_processor.settings import Settings
 from worker import surroundings
 
@@ -32,7 +33,7 @@ def test_a_job_gets_no_secret_but_orthancs(settings: Settings, tmp_path: Path) -
 
 def test_a_build_gets_the_networks_settings_and_no_secret(settings: Settings) -> None:
     """Packages run code of their own while they are built."""
-    env = surroundings.of_build(settings, {**WORKERS, "HOME": "/nowhere"})
+    env = build_network.of_build(settings, {**WORKERS, "HOME": "/nowhere"})
     assert [key for key, value in env.items() if "s3cr3t" in value] == []
     assert {"ORTHANC_REST_PASSWORD", "LD_PRELOAD", "PYTHONPATH", "UV_EMPTY"} & set(env) == set()
     assert (env["SSL_CERT_FILE"], env["UV_NATIVE_TLS"], env["PATH"]) == ("/ca.pem", "1", "/bin")
@@ -52,7 +53,7 @@ def test_a_script_gets_what_a_build_does_and_what_apt_wants(settings: Settings) 
 
 def test_an_index_with_a_password_stands_in_no_command_line(settings: Settings) -> None:
     named = settings.model_copy(update={"PIP_INDEX_URL": "https://user:pw@pypi.example/simple"})
-    assert surroundings.of_build(named, WORKERS)["UV_DEFAULT_INDEX"] == "https://user:pw@pypi.example/simple"
+    assert build_network.of_build(named, WORKERS)["UV_DEFAULT_INDEX"] == "https://user:pw@pypi.example/simple"
 
 
 def test_proxies_are_never_used_for_our_own_hosts(settings: Settings) -> None:
@@ -74,7 +75,7 @@ def test_an_extra_authority_is_trusted_beside_the_systems(settings: Settings, tm
     script = surroundings.of_script(trusting, environ)
     for env in (
         surroundings.of_job(trusting, environ, "svc", Path("/env/bin"), Path("/tmp/t")),
-        surroundings.of_build(trusting, environ),
+        build_network.of_build(trusting, environ),
         script,
     ):
         bundle = Path(env["SSL_CERT_FILE"]).read_text()

@@ -9,7 +9,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 from rq.suspension import suspend
 
-from dcm_processor.environment_key import environment_key
+from dcm_processor.environment_key import recipe
 from dcm_processor.origin import Origin
 from dcm_processor.store import Store
 from tests.integration.scheduler.api.stand import Api, Installation
@@ -63,8 +63,7 @@ def test_a_service_that_cannot_be_used_says_why(installation: Installation, api:
 
 def test_the_state_of_an_environment(installation: Installation, api: Api, tmp_path: Path) -> None:
     digest = install(installation, tmp_path, "job")
-    requirements = Store.of(installation.settings).module_folder("demo", digest) / "requirements.txt"
-    key = environment_key(requirements.read_bytes(), digest)
+    key = recipe(installation.settings, Store.of(installation.settings).module_folder("demo", digest), digest).key
     envs = installation.settings.envs
 
     def environment() -> tuple[str, str | None]:
