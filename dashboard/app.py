@@ -1,13 +1,13 @@
 """The dashboard: our pages of studies and their jobs, and rq-dashboard under /rq; all of it only looks.
 
 Here everything is put together; `access` (log-in, sessions, CSRF) stands on `password`, `studies` (the pages) on
-`presentation` (what they say), `rq_pages` (rq-dashboard, made to look only) on `reading` (a Redis client that cannot
-change anything), and all on `problems` (errors, as pages and as JSON).
+`presentation` (what they say), `rq_pages` (rq-dashboard, made to look only) and they on `reading` (a Redis client that
+cannot change anything), and all on `problems` (errors, as pages and as JSON).
 """
 
 from flask import Flask, Response, jsonify, request
 
-from dashboard import access, problems, rq_pages, studies
+from dashboard import access, problems, reading, rq_pages, studies
 from dashboard.password import Gatekeeper
 from dcm_processor.errors import SettingsError
 from dcm_processor.ledger import Ledger
@@ -34,8 +34,9 @@ def create_app(settings: Settings | None = None, *, ledger: studies.Source | Non
     problems.install(app)
     # Cookies do not know ports: without it in the name, two installations on a host would log each other out.
     access.install(app, gatekeeper, cookie_name=f"dcmproc_session_{settings.DASHBOARD_PORT}")
-    studies.install(app, ledger or Ledger(settings.database_url, busy_timeout=5), settings)
-    rq_pages.install(app, settings.redis_url)
+    client = reading.client(settings.redis_url)
+    studies.install(app, ledger or Ledger(settings.database_url, busy_timeout=5), settings, client)
+    rq_pages.install(app, client)
     app.before_request(access.check_token)  # the last: what is refused anyway has said why by now
     app.add_url_rule("/health", "health", lambda: jsonify(status="ok"))
     app.after_request(_protect)

@@ -7,6 +7,8 @@ from typing import Any
 
 NAMES_SHOWN = 12
 """Jobs of one state and reason that a line names before it only counts."""
+RESULTS_SHOWN = 12
+"""Named results that stand open on a page; the others are a click away."""
 
 _TONES = {
     "finished": ("good", "✓"),
@@ -60,6 +62,25 @@ class Moment:
     text: str
     exact: str
     machine: str
+
+
+@dataclass(frozen=True)
+class ShownResult:
+    """A named result: `text` is what is read, `exact` the value as it is; `kind` is number, text or bool."""
+
+    name: str
+    text: str
+    exact: str
+    unit: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class ShownResults:
+    """An attempt's named results: the first ones, and the rest."""
+
+    first: tuple[ShownResult, ...]
+    rest: tuple[ShownResult, ...]
 
 
 @dataclass(frozen=True)
@@ -181,3 +202,27 @@ def phases(attempt: Mapping[str, Any]) -> str:
     """What an attempt spent its time on: `environment 1.2 s, fetch 0.3 s, run 5 s`."""
     spent = ((name, duration(*moments)) for name, moments in (attempt.get("phases") or {}).items() if len(moments) == 2)
     return ", ".join(f"{name} {text}" for name, text in spent if text)
+
+
+def named_results(attempt: Mapping[str, Any]) -> ShownResults:
+    """What an attempt's job named, in its order."""
+    shown = tuple(_shown(each) for each in attempt.get("results") or [])
+    return ShownResults(shown[:RESULTS_SHOWN], shown[RESULTS_SHOWN:])
+
+
+def _shown(result: Mapping[str, Any]) -> ShownResult:
+    value, kind = result["value"], "number"
+    if isinstance(value, bool):
+        text, kind = ("yes" if value else "no"), "bool"
+    elif isinstance(value, str):
+        text, kind = value or "−", "text"  # noqa: RUF001 - the sign of what is empty, as elsewhere on the pages
+    elif isinstance(value, float):
+        text = f"{value:.6g}"
+    else:
+        text = f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)  # a narrow space
+    return ShownResult(result["name"], text, str(value), result["unit"] or "", kind)
+
+
+def percent(fraction: float) -> str:
+    """How far: whole per cent, 100 only at the end."""
+    return f"{int(fraction * 100)} %"

@@ -3,6 +3,10 @@
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from dcm_processor.redis_connection import connect_as
 
 TIMEOUT = 5.0
 """Seconds to wait for Redis."""
@@ -34,6 +38,18 @@ class ReadingRedis(redis.Redis):
 
     def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> "redis.client.Pipeline":
         return _ReadingPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+def client(url: str) -> ReadingRedis:
+    """The client of all pages."""
+    return connect_as(
+        ReadingRedis,
+        url,
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        health_check_interval=30,
+        retry=Retry(NoBackoff(), 1),
+    )
 
 
 class _ReadingPipeline(redis.client.Pipeline):

@@ -23,8 +23,6 @@ from typing import Any
 
 import structlog
 from flask import Flask, Response, abort, current_app, g, make_response, render_template, request, url_for
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from rq import Worker
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
@@ -36,9 +34,8 @@ from rq_dashboard.version import VERSION as RQ_DASHBOARD_VERSION
 from werkzeug.exceptions import MethodNotAllowed
 
 from dashboard.problems import problem
-from dashboard.reading import TIMEOUT, ReadingRedis
+from dashboard.reading import ReadingRedis
 from dcm_processor.identity import split_attempt_id
-from dcm_processor.redis_connection import connect_as
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +51,7 @@ _RQ_ID = re.compile(r"[A-Za-z0-9_-]{1,512}")
 _MOST_PER_PAGE = 200
 
 
-def install(app: Flask, redis_url: str) -> None:
+def install(app: Flask, client: ReadingRedis) -> None:
     """Mount rq-dashboard under /rq, behind what guards the application already."""
     web.config.serializer = JSONSerializer
     app.config.update(
@@ -62,14 +59,7 @@ def install(app: Flask, redis_url: str) -> None:
         RQ_DASHBOARD_DISABLE_DELETE=True,
         RQ_DASHBOARD_POLL_INTERVAL=3000,
     )
-    app.redis_conn = connect_as(  # type: ignore[attr-defined] # the name rq-dashboard looks under
-        ReadingRedis,
-        redis_url,
-        socket_timeout=TIMEOUT,
-        socket_connect_timeout=TIMEOUT,
-        health_check_interval=30,
-        retry=Retry(NoBackoff(), 1),
-    )
+    app.redis_conn = client  # type: ignore[attr-defined] # the name rq-dashboard looks under
     app.before_request(_refuse_other_methods)
     app.register_blueprint(web.blueprint, url_prefix=PREFIX)
     app.before_request_funcs[BLUEPRINT].remove(web.push_rq_connection)

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+import redis
 from flask import Blueprint, Flask, abort, render_template, request
 
 from dashboard import presentation
 from dcm_processor.ledger.views import Page
+from dcm_processor.live import add_progress
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import StudyState
 
@@ -22,9 +24,9 @@ class Source(Protocol):
     def job_summaries(self, plan_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]: ...
 
 
-def install(app: Flask, ledger: Source, settings: Settings) -> None:
-    """Serve `/` and `/studies/<studyId>`."""
-    pages = _Pages(ledger, settings)
+def install(app: Flask, ledger: Source, settings: Settings, client: redis.Redis) -> None:
+    """Serve `/` and `/studies/<studyId>`; `client` says how far running jobs are."""
+    pages = _Pages(ledger, settings, client)
     blueprint = Blueprint("studies", __name__)
     blueprint.add_url_rule("/", "overview", pages.overview)
     blueprint.add_url_rule("/studies/<study_id>", "study", pages.study)
@@ -33,9 +35,10 @@ def install(app: Flask, ledger: Source, settings: Settings) -> None:
 
 
 class _Pages:
-    def __init__(self, ledger: Source, settings: Settings) -> None:
+    def __init__(self, ledger: Source, settings: Settings, client: redis.Redis) -> None:
         self._ledger = ledger
         self._settings = settings
+        self._redis = client
 
     def overview(self) -> str:
         state, cursor = request.args.get("state") or None, request.args.get("cursor") or None
@@ -62,4 +65,5 @@ class _Pages:
         study = self._ledger.study(study_id)
         if study is None:
             abort(404)
+        add_progress(self._redis, [job for plan in study["plans"] for job in plan["jobs"]])
         return render_template("study.html", study=study, now=datetime.now(UTC))

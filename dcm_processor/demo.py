@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from dcm_processor.dicomfiles import find_dicom
 from dcm_processor.errors import NotKnownError, PermanentError, TransientError, UsageError
+from dcm_processor.notes import in_words
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.phantoms import SampleStudy
 from dcm_processor.scanner import Peer, send
@@ -52,6 +53,7 @@ class Row:
     attempt: int
     seconds: float | None  # of work so far
     reason: str
+    progress: str = ""  # in the job's own words, while it runs
 
 
 @dataclass
@@ -245,6 +247,7 @@ def _row(study: str, series: Mapping[str, str], job: Mapping[str, Any], building
         attempt=job["attempt"],
         seconds=_seconds(attempt) if attempt else None,
         reason=_reason(job, attempt, building),
+        progress=in_words(attempt),
     )
 
 

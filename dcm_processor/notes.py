@@ -5,7 +5,7 @@ through Redis: each is looked at alone, and what cannot be is left out.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -62,6 +62,15 @@ class Progress:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def in_words(attempt: Mapping[str, Any] | None) -> str:
+    """`42 %: what it does` of an attempt as the API shows it; nothing where it says nothing."""
+    if attempt is None or attempt.get("progress") is None:
+        return ""
+    told = attempt["progress"]
+    share = f"{int(told['fraction'] * 100)} %"
+    return f"{share}: {told['text']}" if told["text"] else share
 
 
 def progress_of(text: bytes | str) -> Progress | None:

@@ -17,6 +17,7 @@ _NOUNS = {
     "service": "Services: install, update, roll back, disable, back up, remove, list.",
     "study": "Studies: list, show, explain, run again.",
     "job": "Jobs: list, show, read logs, run again, cancel.",
+    "result": "Results: list what jobs found, get the files that they left.",
     "completeness": "Rules that hold studies back: check.",
     "send": "Send DICOM files, folders and zip archives, as a scanner does.",
     "demo": "Send sample studies and show what becomes of them.",

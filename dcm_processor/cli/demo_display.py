@@ -96,7 +96,7 @@ def table(rows: Sequence[Row]) -> Table:
             Text(row.state, _STYLES.get(row.state, "")),
             str(row.attempt or ""),
             f"{row.seconds:.1f} s" if row.seconds is not None else "",
-            Text(printable(row.reason), "dim"),
+            Text(printable(row.progress or row.reason), "dim"),
         )
         last = row.study
     return shown

@@ -20,6 +20,7 @@ from dcm_processor.cli.output import (
     show_table,
 )
 from dcm_processor.errors import UsageError
+from dcm_processor.notes import in_words
 from dcm_processor.vocabulary import JobState
 
 _JOB = click.argument("job_id", metavar="JOB")
@@ -54,7 +55,7 @@ def list_(state: str | None, limit: int, *, current: bool, as_json: bool, **term
             each["attempt"] or "",
             local_time(each["startedAt"]),
             seconds_between(each["startedAt"], each["endedAt"]),
-            each["reason"],
+            in_words(each["attempts"][-1] if each["attempts"] else None) or each["reason"],
             each["jobId"],
         )
         for each in found
@@ -89,6 +90,11 @@ def show(job_id: str, *, as_json: bool) -> None:
             for each in found["attempts"]
         ]
         show_table(("ATTEMPT", "STATE", "EXIT", "STARTED", "TOOK", "HOST", "ERROR"), rows, "")
+        current = found["attempts"][-1]
+        if progress := in_words(current):
+            click.echo(printable(f"  {'progress':<10} {progress}"))
+        for each in current["results"]:
+            click.echo(printable(f"  {each['name']} = {each['value']} {each['unit'] or ''}".rstrip()))
     last = found["attempts"][-1]["traceback"] if found["attempts"] else None
     for title, text in (("callback's output", found["callbackOutput"]), ("traceback", last or found["traceback"])):
         if text:

@@ -8,6 +8,7 @@ from dcm_processor.cli.client import Client
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, local_time, printable, seconds_between, show_json, show_table
 from dcm_processor.errors import PermanentError
+from dcm_processor.notes import in_words
 from dcm_processor.vocabulary import StudyState, Verdict
 
 _STUDY = click.argument("study")
@@ -81,7 +82,7 @@ def _show_plan(plan: dict[str, Any], *earlier: dict[str, Any]) -> None:
             job["state"] or job["verdict"],
             job["attempt"] or "",
             seconds_between(job["startedAt"], job["endedAt"]),
-            job["reason"],
+            in_words(job["attempts"][-1] if job["attempts"] else None) or job["reason"],
             job["jobId"],
         )
         for job in plan["jobs"]

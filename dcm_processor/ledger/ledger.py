@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from dcm_processor.errors import LedgerUnavailableError
-from dcm_processor.ledger import attempts, engine, events, studies, views
+from dcm_processor.ledger import attempts, engine, events, results, studies, views
 from dcm_processor.ledger.attempts import Cancelled
 from dcm_processor.ledger.leases import Lease, check, keep_leader_out
 from dcm_processor.ledger.tally import Tally, tally
@@ -125,6 +125,14 @@ class Ledger:
         """
         with self.read() as db:
             return views.jobs(db, state, cursor, limit, search or {})
+
+    def results(self, cursor: str | None = None, limit: int = 50, terms: results.Terms | None = None) -> Page:
+        """Ended attempts with their named results, newest job first; see `results.search`.
+
+        Raises ValueError where the cursor is none of ours.
+        """
+        with self.read() as db:
+            return views.results_page(db, cursor, limit, terms or results.Terms())
 
     def standing(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Those of the jobs that are known, with what says whether they can be run again; see `views.standing`."""

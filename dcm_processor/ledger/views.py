@@ -119,6 +119,11 @@ def jobs(db: Connection, state: str | None, cursor: str | None, limit: int, sear
     return Page(items, f"{last['created_at']!r}~{last['job_id']}" if last is not None else None)
 
 
+def results_page(db: Connection, cursor: str | None, limit: int, terms: results.Terms) -> Page:
+    items, following = results.search(db, cursor, limit, terms)
+    return Page([{**item, "endedAt": when(item["endedAt"])} for item in items], following)
+
+
 def standing(db: Connection, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Those of the jobs that are known, by id: studyId, jobName, service, verdict, state; newestPlanId of its study."""
     table = jobs_table

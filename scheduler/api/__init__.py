@@ -6,6 +6,7 @@ from scheduler.api.document import document
 from scheduler.api.exchange import exchange
 from scheduler.api.jobs import jobs
 from scheduler.api.queues import queues
+from scheduler.api.results import results
 from scheduler.api.services import services
 from scheduler.api.studies import studies
 
@@ -14,5 +15,5 @@ PREFIX = "/api/v1"
 
 def register_api(app: Flask) -> None:
     """Put the API's routes into the app."""
-    for blueprint in (studies, jobs, services, queues, exchange, document):
+    for blueprint in (studies, jobs, results, services, queues, exchange, document):
         app.register_blueprint(blueprint, url_prefix=PREFIX)

@@ -189,6 +189,44 @@ class JobPage(Answer):
     next_cursor: str | None = Field(description="`cursor` of the next page; null on the last.")
 
 
+# -- results
+
+
+class Result(Answer):
+    """An attempt that ended, what it is about, and what its job named. Its files: `/results/<studyId>/<jobName>`."""
+
+    attempt_id: str = Field(description="The attempt.")
+    job_id: str = Field(description="The job.")
+    study_id: str = Field(description="Orthanc's identifier of the study.")
+    series_id: str | None = Field(description="Orthanc's identifier of the series; null for a study job.")
+    job_name: str = Field(description="The job's name in its service's settings.json.")
+    service: str = Field(description="The service it comes from.")
+    version: str = Field(description="The digest of the service's version.")
+    attempt: int = Field(description="The attempt's number.")
+    state: AttemptState = Field(description="How the attempt ended; only `finished` ones count.")
+    ended_at: Moment = Field(description="When it ended.")
+    patient_id: str | None = Field(alias="PatientID", description="PatientID (0010,0020).")
+    study_instance_uid: str | None = Field(alias="StudyInstanceUID", description="StudyInstanceUID (0020,000D).")
+    study_date: str | None = Field(alias="StudyDate", description="StudyDate (0008,0020), YYYYMMDD.")
+    study_description: str | None = Field(alias="StudyDescription", description="StudyDescription (0008,1030).")
+    series_instance_uid: str | None = Field(
+        alias="SeriesInstanceUID", description="SeriesInstanceUID (0020,000E) of a series job; else null."
+    )
+    series_number: str | None = Field(alias="SeriesNumber", description="SeriesNumber (0020,0011), likewise.")
+    series_description: str | None = Field(
+        alias="SeriesDescription", description="SeriesDescription (0008,103E), likewise."
+    )
+    modality: str | None = Field(alias="Modality", description="Modality (0008,0060), likewise.")
+    results: list[NamedResult] = Field(description="What the job named, in its order.")
+
+
+class ResultPage(Answer):
+    """Attempts with their named results, newest job first."""
+
+    items: list[Result] = Field(description="The attempts.")
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last.")
+
+
 # -- what was asked for and will be done
 
 

@@ -2,12 +2,16 @@
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect, sync_playwright
 
+from dcm_processor.notes import Progress
+from dcm_processor.transport import Report, Transport
 from dcm_processor.vocabulary import StudyState
 from tests.integration.dashboard.stand import (
     PASSWORD,
@@ -126,6 +130,35 @@ def test_a_study_has_a_page_with_its_attempts(person: Watched) -> None:
     traceback.click()
     expect(page.get_by_text("Traceback (most recent call last)").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out sideways"
+
+
+def test_a_study_shows_what_its_jobs_found(person: Watched) -> None:
+    person.log_in()
+    page = person.go(f"/studies/{study_id(3)}")
+    expect(page.locator(".named").first).to_contain_text("4810.5 ml")
+    expect(page.get_by_text("lobe 12 volume")).to_be_visible()
+    expect(page.get_by_text("lobe 13 volume")).to_be_hidden()
+    page.get_by_text("28 more results").click()
+    expect(page.get_by_text("lobe 13 volume")).to_be_visible()
+    page.get_by_text("What it had named (2)").click()
+    expect(page.locator(".attempts .named")).to_contain_text("nodules")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out sideways"
+
+
+def test_a_running_job_shows_how_far_it_is_and_goes_on_without_a_reload(
+    person: Watched, own_valkey: ValkeyServer
+) -> None:
+    report = Report("started", attempt_id("segment"), "claim", "worker", "host")
+    with closing(Transport(own_valkey.url)) as transport:
+        transport.announce(report, 1, Progress(0.25, "<b>upper</b> lobe", time.time()))
+        person.log_in()
+        page = person.go(f"/studies/{study_id(5)}")
+        bar = page.get_by_role("progressbar", name="Progress of segment")
+        expect(bar).to_have_attribute("value", "0.25")
+        expect(page.get_by_text("<b>upper</b> lobe")).to_be_visible()
+        transport.announce(report, 2, Progress(0.5, "middle lobe", time.time()))
+        expect(page.get_by_text("50 %")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out sideways"
 
 
 def test_the_list_follows_the_ledger_without_a_reload(person: Watched, ledger: LedgerOfStudies) -> None:

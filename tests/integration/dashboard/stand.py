@@ -17,9 +17,10 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import insert, update
 
 from dcm_processor import identity
-from dcm_processor.ledger import Ledger, events, plans, studies
+from dcm_processor.ledger import Ledger, events, plans, results, studies
 from dcm_processor.ledger.schema import attempts
 from dcm_processor.ledger.schema import studies as studies_table
+from dcm_processor.notes import NamedResult
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import JobState, StudyState, Verdict
 from tests.servers import Server, free_port
@@ -107,8 +108,11 @@ class LedgerOfStudies:
             for row, job in zip(rows, jobs, strict=True):
                 for number, attempt in enumerate(job.get("tries", []), start=1):
                     made = {"attempt_id": identity.attempt_id(row["job_id"], number), "job_id": row["job_id"]}
-                    made |= {"attempt": number, "queued_at": self._now, "state": "finished", **attempt}
+                    named = attempt.get("results", ())
+                    ran = {key: value for key, value in attempt.items() if key != "results"}
+                    made |= {"attempt": number, "queued_at": self._now, "state": "finished", **ran}
                     db.execute(insert(attempts).values(made))
+                    results.add(db, made["attempt_id"], named)
         return plan_id
 
 
@@ -139,12 +143,22 @@ def many_states(ledger: LedgerOfStudies) -> dict[str, str]:
     ran["phases"] = {"environment": [at, at + 1.2], "fetch": [at + 1.2, at + 1.5], "run": [at + 1.5, at + 5.3]}
     broke = {**ran, "state": "failed", "exit_reason": "exception", "error": "ValueError: no slice is axial"}
     broke["traceback"] = 'Traceback (most recent call last):\n  File "…"\nValueError: no slice is axial'
+    found = [
+        ("lung volume", 4810.5, "ml"),
+        ("nodules", 3, None),
+        ("largest nodule", 11.25, "mm"),
+        ("contrast", True, None),
+    ]
+    found += [("quality", "good, slight motion at the diaphragm", None), ("voxels", 9_830_400, None)]
+    named = [NamedResult(*each) for each in found]
+    many = [NamedResult(f"lobe {number:02} volume", 1000 / number, "ml") for number in range(1, 41)]
     made = {"known": ledger.study(1, StudyState.KNOWN)}
     made["unplanned"] = ledger.study(2, StudyState.UNPLANNED, "Orthanc did not answer, five times", series=[])
     made["finished"] = ledger.study(3, StudyState.FINISHED, series=[{"Modality": "CT"}, {"Modality": "PT"}])
     ledger.plan(
         made["finished"],
-        {"job_name": "temp", "tries": [ran]},
+        {"job_name": "temp", "tries": [{**ran, "results": named}]},
+        {"job_name": "lobes", "tries": [{**broke, "results": named[:2]}, {**ran, "results": many}]},
         {"job_name": "dcm2nii", "series_id": "aaaa", "settings": {"stage": "main", "level": "series"}, "tries": [ran]},
         {"job_name": "dcm2nii", "series_id": "bbbb", "settings": {"stage": "main", "level": "series"}, "tries": [ran]},
     )

@@ -1,6 +1,7 @@
 """Named results in the ledger, on SQLite and PostgreSQL: migrated to, kept once, and gone with their attempts."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from alembic import command
@@ -9,10 +10,12 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from dcm_processor.identity import attempt_id
-from dcm_processor.ledger import Ledger, attempts, plans, results, retention
+from dcm_processor.ledger import Ledger, attempts, plans, results, retention, studies
+from dcm_processor.ledger.results import Terms
+from dcm_processor.matching import Query
 from dcm_processor.notes import NamedResult
-from dcm_processor.vocabulary import AttemptState, EventKind, JobState
-from tests.integration.ledger.test_ledger import STUDY, add_plan
+from dcm_processor.vocabulary import AttemptState, EventKind, JobState, StudyState
+from tests.integration.ledger.test_ledger import STUDY, add_plan, job_row
 
 NAMED = (NamedResult("volume", 4810.5, "ml"), NamedResult("side", "L"), NamedResult("ok", value=True))
 
@@ -102,3 +105,107 @@ def test_they_go_with_their_attempts(ledger: Ledger) -> None:
         assert retention.bury(db, [STUDY])
     with ledger.read() as db:
         assert db.execute(text("SELECT count(*) FROM results")).scalar_one() == 0
+
+
+HEADERS = {
+    "PatientID": "ABC-1", "StudyDate": "20240131", "StudyInstanceUID": "1.2", "StudyDescription": "x" * 2_000,
+    "series": [
+        {"seriesId": "s1", "Modality": "CT", "SeriesNumber": 1, "SeriesDescription": "native"},
+        {"seriesId": "s2", "Modality": "PT", "SeriesNumber": 2, "SeriesDescription": "PET"},
+    ],
+}  # fmt: skip
+
+
+def ran(ledger: Ledger, study: str, run: int, *jobs: dict[str, Any]) -> None:
+    """A plan whose jobs ran; of each job its attempts as (state, value of the result `volume`, or None for none)."""
+    plan_id, now = f"{study}-abc-{run}", 100.0 * run
+    rows = []
+    for position, job in enumerate(jobs):
+        row = job_row(plan_id, job["name"], position, study_id=study, created_at=now, series_id=job.get("series"))
+        row |= {"job_id": f"{row['job_id']}-{job.get('series')}", "attempt": len(job["tries"]), "ended_at": now + 9}
+        row |= {"state": job.get("state", JobState.FINISHED), "service": job.get("service", "svc")}
+        rows.append(row | {"reused_from": job.get("reused_from")})
+    plan = {"plan_id": plan_id, "study_id": study, "revision": "abc", "run": run, "reason": "", "faults": None}
+    plan |= {"headers": {**HEADERS, "PatientID": job_of(study)}, "selected": ["*"], "instances": {}}
+    ledger.record_event(EventKind.STABLE, study)
+    with ledger.write() as db:
+        plans.supersede(db, study, plan_id, now=now)
+        plans.add(db, plan, rows, now=now)
+        studies.set_plan(db, study, plan_id, headers={}, state=StudyState.FINISHED, reason=None, now=now)
+        for row, job in zip(rows, jobs, strict=True):
+            for number, (state, value) in enumerate(job["tries"]):
+                (made,) = attempts.queue(db, [{**row, "attempt": number}], now=now)
+                attempts.end(db, made, state, {}, now=now + number)
+                if value is not None:
+                    results.add(db, made, [NamedResult("volume", value, "ml")])
+            attempts.set_job(db, row["job_id"], {"state": row["state"]})
+
+
+def job_of(study: str) -> str:
+    return f"ABC-{int(study[:8], 16)}"
+
+
+def study_of(number: int) -> str:
+    return "-".join([f"{number:08x}"] * 5)
+
+
+def volumes(ledger: Ledger, **terms: Any) -> list[Any]:
+    found = ledger.results(terms=Terms(named=True, **terms)).items
+    return [(item["PatientID"], item["jobName"], item["seriesId"], item["results"][0]["value"]) for item in found]
+
+
+def test_the_newest_finished_run_of_each_job_counts(ledger: Ledger) -> None:
+    good, bad, lost = AttemptState.FINISHED, AttemptState.FAILED, AttemptState.LOST
+    each = [{"name": "each", "series": name, "tries": [(good, number)]} for number, name in enumerate(("s1", "s2"))]
+    ran(ledger, study_of(1), 1, {"name": "job", "tries": [(bad, 1), (lost, 2), (good, 3)]}, *each)
+    ran(ledger, study_of(1), 2, {"name": "job", "tries": [(good, 4)]}, {**each[1], "tries": [(good, 9)]})
+    ran(ledger, study_of(1), 3, {"name": "job", "tries": [(bad, 5)], "state": JobState.FAILED})
+    ran(ledger, study_of(2), 1, {"name": "job", "tries": [(good, 6)]}, {"name": "quiet", "tries": [(good, None)]})
+    assert sorted(volumes(ledger)) == [
+        ("ABC-1", "each", "s1", 0), ("ABC-1", "each", "s2", 9), ("ABC-1", "job", None, 4), ("ABC-2", "job", None, 6),
+    ]  # fmt: skip
+    everything = sorted(value for *_, value in volumes(ledger, all_attempts=True))
+    assert everything == [0, 1, 1, 2, 3, 4, 5, 6, 9]
+    assert len(ledger.results(terms=Terms()).items) == 5  # with the quiet one
+
+
+def test_a_run_that_stands_for_a_later_plans_job_is_told_once(ledger: Ledger) -> None:
+    good = AttemptState.FINISHED
+    ran(ledger, study_of(1), 1, {"name": "job", "tries": [(good, 3)]})
+    ran(ledger, study_of(1), 2, {"name": "job", "tries": [], "reused_from": f"{study_of(1)}-abc-1-job-None"})
+    assert volumes(ledger) == [("ABC-1", "job", None, 3)]
+
+
+@pytest.mark.parametrize(
+    ("terms", "count"),
+    [
+        ({}, 6), ({"service": "svc"}, 4), ({"service": "none"}, 0), ({"job_name": "each"}, 4), ({"since": 300.0}, 2),
+        ({"query": Query.parse({"PatientID": "ABC-1*"})}, 3), ({"query": Query.parse({"Modality": "PT"})}, 4),
+        ({"query": Query.parse({"PatientID": "ABC-1", "SeriesNumber": "1"}), "job_name": "each"}, 1),
+    ],
+)  # fmt: skip
+def test_all_terms_must_hold(ledger: Ledger, terms: dict[str, Any], count: int) -> None:
+    tries = [(AttemptState.FINISHED, 1)]
+    for number in (1, 2):
+        each = [{"name": "each", "series": name, "tries": tries, "service": "svc"} for name in ("s1", "s2")]
+        ran(ledger, study_of(number), 2 * number - 1, *each, {"name": "job", "tries": tries, "service": "other"})
+    assert len(volumes(ledger, **terms)) == (3 if "since" in terms else count)
+
+
+def test_names_are_asked_for_and_pages_hold_every_attempt_once(ledger: Ledger) -> None:
+    for number in range(1, 8):
+        ran(ledger, study_of(number), 1, {"name": "job", "tries": [(AttemptState.FINISHED, number)]})
+    assert ledger.results(terms=Terms(named="volume")).items
+    assert ledger.results(terms=Terms(named="mass")).items == []
+    seen, cursor = [], None
+    while True:
+        page = ledger.results(cursor, 2, Terms(Query.parse({"PatientID": "ABC-[0-9]\\ABC-7\\ABC-2"})))
+        seen += [item["PatientID"] for item in page.items]
+        if (cursor := page.next_cursor) is None:
+            break
+    assert sorted(seen) == ["ABC-2", "ABC-7"]
+    (item,) = ledger.results(limit=1).items
+    assert len(item["StudyDescription"]) == 1024
+    assert item["SeriesDescription"] is None
+    with pytest.raises(ValueError, match="none of a list of results"):
+        ledger.results("x")

@@ -155,3 +155,27 @@ def test_a_study_row_says_what_the_ledger_says() -> None:
     assert row.changed is not None
     assert row.changed.text == "60 s ago"
     assert presentation.study_row({**study, "state": "known", "modalities": []}, [], NOW).reason
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "kind"),
+    [
+        (True, "yes", "bool"), (False, "no", "bool"), (3, "3", "number"), (9830400, "9\u202f830\u202f400", "number"),
+        (-12345, "-12\u202f345", "number"), (1 / 3, "0.333333", "number"), ("L", "L", "text"), ("", "\u2212", "text"),
+    ],
+)  # fmt: skip
+def test_a_named_result_is_shown_as_people_read_it(value: object, text: str, kind: str) -> None:
+    found = presentation.named_results({"results": [{"name": "n", "value": value, "unit": None}]})
+    (shown,) = found.first
+    assert (shown.text, shown.kind, shown.exact, shown.unit) == (text, kind, str(value), "")
+
+
+def test_of_many_results_the_first_stand_open() -> None:
+    many = [{"name": f"n{number}", "value": number, "unit": "ml"} for number in range(40)]
+    found = presentation.named_results({"results": many})
+    assert (len(found.first), len(found.rest)) == (presentation.RESULTS_SHOWN, 40 - presentation.RESULTS_SHOWN)
+
+
+@pytest.mark.parametrize(("fraction", "text"), [(0, "0 %"), (0.425, "42 %"), (0.999, "99 %"), (1, "100 %")])
+def test_a_hundred_per_cent_is_the_end(fraction: float, text: str) -> None:
+    assert presentation.percent(fraction) == text
