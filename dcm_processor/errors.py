@@ -5,7 +5,8 @@
     ├── PermanentError             trying again changes nothing
     │   ├── SettingsError          .env, .env.local or the environment are not usable
     │   ├── ServiceError           a service's files are not usable
-    │   │   └── ManifestError      settings.json breaks the contract
+    │   │   ├── ManifestError      settings.json breaks the contract
+    │   │   └── SourceError        what a service is to be installed from cannot be had, or holds what it must not
     │   ├── RulesError             the rules of completeness are not usable
     │   ├── StudyGoneError         Orthanc does not (or no longer) hold the study
     │   ├── NotKnownError          there is no such study, plan, job, version or result here
@@ -54,6 +55,10 @@ class ServiceError(PermanentError):
 
 class ManifestError(ServiceError):
     """A settings.json breaks the contract."""
+
+
+class SourceError(ServiceError):
+    """What a service is to be installed from cannot be had, or holds what it must not."""
 
 
 class RulesError(PermanentError):

@@ -12,27 +12,15 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from dcm_processor import service_tree
-from dcm_processor.archive import DEPTH, ENTRIES, FOLDER, SIZE, Extent, opened
-from dcm_processor.errors import ArchiveCutError, ArchiveError, ServiceError
+from dcm_processor.archive import ENTRIES, SIZE, Extent
+from dcm_processor.errors import ArchiveCutError, ArchiveError
+from dcm_processor.new_folder import NewFolder, checked, filling
 
 _UNIT = tarfile.BLOCKSIZE
 _LONGEST = 64 * 1024  # bytes of a pax header, and of what may follow the end
-_NAME_BYTES, _PATH_BYTES = 255, 4096
-# What the system says of names that an archive should not hold.
-_ITS_OWN_FAULT = (
-    errno.EEXIST,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.EILSEQ,
-    errno.ENAMETOOLONG,
-)
 
 
 def unpack(blocks: Iterable[bytes], target: Path, limits: Extent, *, durable: bool = False) -> Extent:
@@ -41,30 +29,20 @@ def unpack(blocks: Iterable[bytes], target: Path, limits: Extent, *, durable: bo
     Whatever is raised, nothing of it is left. Raises ArchiveError for what no `pack` of ours sends or is more than the
     limits, ArchiveCutError where the stream ends early, and OSError (ENOSPC at once where there is too little room).
     """
-    target.mkdir()
-    try:
-        with opened(target) as root:
-            came = _Unpacking(_Reader(blocks), target, root, limits, durable=durable).run()
-        if durable:
-            _sync_folders(target)
-    except BaseException:
-        service_tree.remove(target)
-        raise
-    return came
+    with filling(target, durable=durable) as folder:
+        return _Unpacking(_Reader(blocks), target, folder, limits).run()
 
 
 class _Unpacking:
     """One archive becoming a folder."""
 
-    def __init__(self, reader: "_Reader", target: Path, root: int, limits: Extent, *, durable: bool) -> None:
+    def __init__(self, reader: "_Reader", target: Path, folder: NewFolder, limits: Extent) -> None:
         self._reader = reader
         self._target = target
-        self._root = root
+        self._folder = folder
         self._limits = limits
-        self._durable = durable
         self._entries = 0
         self._size = 0
-        self._links: list[tuple[PurePosixPath, str]] = []
 
     def run(self) -> Extent:
         announced = self._announced()
@@ -73,18 +51,12 @@ class _Unpacking:
             self._size += entry.size
             if self._entries > announced.entries or self._size > announced.size:
                 raise ArchiveError("the archive holds more than it announces")
-            try:
-                self._make(entry)
-            except OSError as error:
-                if error.errno in _ITS_OWN_FAULT:
-                    raise ArchiveError(
-                        f"the archive holds a name that cannot be made or comes twice ({error.strerror})"
-                    ) from None
-                raise
+            self._make(entry)
         if (self._entries, self._size) != (announced.entries, announced.size):
             raise ArchiveCutError(f"of the archive's {announced.entries} entries {self._entries} came")
         self._reader.finish()
-        self._make_links()  # last, so that nothing is ever written through one
+        self._folder.make_links()
+        self._folder.check_links()
         return announced
 
     def _announced(self) -> Extent:
@@ -111,7 +83,7 @@ class _Unpacking:
                 raise ArchiveError("the archive holds something that is neither a file, a folder nor a symlink")
             if size < 0 or (size and kind != tarfile.REGTYPE):
                 raise ArchiveError("the archive holds an entry of an impossible size")
-            path = _checked(extended.get("path", info.name))
+            path = checked(extended.get("path", info.name))
             yield _Entry(path, kind, size, extended.get("linkpath", info.linkname), bool(info.mode & stat.S_IXUSR))
             extended = {}
 
@@ -144,49 +116,12 @@ class _Unpacking:
 
     def _make(self, entry: "_Entry") -> None:
         if entry.kind == tarfile.SYMTYPE:
-            self._links.append((entry.path, entry.target))
-            return
-        with self._parent(entry.path) as folder:
-            if entry.kind == tarfile.DIRTYPE:
-                os.mkdir(entry.path.name, dir_fd=folder)
-                return
-            mode = 0o777 if entry.executable else 0o666
-            opened = os.open(entry.path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
-        with os.fdopen(opened, "wb", buffering=0) as file:
-            for piece in self._reader.pieces(entry.size):
-                view = memoryview(piece)
-                while view:
-                    view = view[file.write(view) :]
-            if self._durable:
-                os.fsync(opened)
-        self._reader.exactly(-entry.size % _UNIT)
-
-    def _make_links(self) -> None:
-        try:
-            for path, target in self._links:
-                with self._parent(path) as folder:
-                    os.symlink(target, path.name, dir_fd=folder)
-            for path, _ in self._links:
-                service_tree.inner_target(self._target, path)
-        except (ServiceError, ValueError):
-            raise ArchiveError("the archive holds a symlink that leads out of it, or to nothing") from None
-        except OSError as error:
-            if error.errno in _ITS_OWN_FAULT:
-                raise ArchiveError("the archive holds a symlink that cannot be made") from None
-            raise
-
-    @contextmanager
-    def _parent(self, path: PurePosixPath) -> Iterator[int]:
-        """The folder of an entry, opened step by step: a symlink on the way is refused, whoever put it there."""
-        folder = os.dup(self._root)
-        try:
-            for name in path.parts[:-1]:
-                inner = os.open(name, FOLDER, dir_fd=folder)
-                os.close(folder)
-                folder = inner
-            yield folder
-        finally:
-            os.close(folder)
+            self._folder.link(entry.path, entry.target)
+        elif entry.kind == tarfile.DIRTYPE:
+            self._folder.folder(entry.path)
+        else:
+            self._folder.file(entry.path, self._reader.pieces(entry.size), executable=entry.executable)
+            self._reader.exactly(-entry.size % _UNIT)
 
 
 @dataclass(frozen=True)
@@ -234,25 +169,7 @@ class _Reader:
                 raise ArchiveError("the archive goes on after its end")
 
 
-def _checked(name: str) -> PurePosixPath:
-    """A path inside the archive; refused if it could lead anywhere else."""
-    parts = name.rstrip("/").split("/")
-    encoded = [os.fsencode(part) for part in parts]
-    if any(part in (b"", b".", b"..") or b"\0" in part or len(part) > _NAME_BYTES for part in encoded):
-        raise ArchiveError("the archive holds a name that leads out of it, or is none")
-    if len(parts) > DEPTH + 1 or sum(map(len, encoded)) > _PATH_BYTES:
-        raise ArchiveError("the archive holds a name that is too long")
-    return PurePosixPath(*parts)
-
-
 def _number(text: str | None) -> int:
     if text is None or not (text.isascii() and text.isdigit()) or len(text) > 18:
         raise ArchiveError("the archive holds a number that is none")
     return int(text)
-
-
-def _sync_folders(folder: Path) -> None:
-    service_tree.sync(folder)
-    for path in folder.rglob("*"):
-        if path.is_dir() and not path.is_symlink():
-            service_tree.sync(path)

@@ -19,6 +19,7 @@ want_test_servers() { # what the tests start, and the scanner's tools
   compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
   command -v chromium >/dev/null || missing+=(chromium)
   compgen -G '/usr/lib/*/libatomic.so.1' >/dev/null || missing+=(libatomic1) # of the node that drives Chromium
+  command -v git >/dev/null || missing+=(git) # a test installs from repositories
   command -v dcmdump >/dev/null || missing+=(dcmtk)
 }
 

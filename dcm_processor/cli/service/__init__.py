@@ -6,6 +6,7 @@ from dcm_processor.cli.lazy import LazyGroup
 
 _VERBS = {
     "install": "Install a service, or another version of it.",
+    "update": "Install services anew from where they came from.",
     "remove": "Remove a service.",
     "backup": "Write a service to a folder from which it can be installed again.",
     "rollback": "Go back to an earlier version of a service.",

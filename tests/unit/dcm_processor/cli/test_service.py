@@ -96,9 +96,10 @@ def test_the_list_shows_jobs_and_faults(cli: Cli, source: Source) -> None:
     cli.done("service", "install", "demo", "-p", source())
     (cli.base / "registry" / "manual").mkdir()
     lines = [line.split("\t") for line in cli.done("service", "list").splitlines()]
-    assert lines[0] == ["SERVICE", "VERSION", "COMMIT", "SOURCE", "SINCE", "JOBS", "STATE"]
-    assert (lines[1][0], lines[1][5], lines[1][6]) == ("demo", "demo", "in order")
-    assert "by hand" in lines[2][6]
+    assert lines[0] == ["SERVICE", "VERSION", "COMMIT", "SOURCE", "SINCE", "ENVIRONMENT", "JOBS", "STATE"]
+    assert (lines[1][0], *lines[1][5:]) == ("demo", "not built", "demo", "in order")
+    assert lines[1][3] == str(cli.base.parent / "sources" / "demo")
+    assert "by hand" in lines[2][7]
 
 
 def test_a_disabled_service_is_listed_as_one_until_it_is_enabled(cli: Cli, source: Source) -> None:
