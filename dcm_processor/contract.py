@@ -288,6 +288,11 @@ def call(function: Callable[..., Any], **offered: Any) -> Any:
 
     Raises TypeError that says which parameter cannot be given.
     """
+    return function(**fitting(function, offered))
+
+
+def fitting(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """What `call` gives a function; raises TypeError as it does."""
     given: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
@@ -302,7 +307,7 @@ def call(function: Callable[..., Any], **offered: Any) -> Any:
                 nearest = difflib.get_close_matches(name.replace("_", ""), offered, 1)
                 hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
                 raise TypeError(f"{_name(function)} requires {name!r}; it can have {', '.join(offered)}{hint}")
-    return function(**given)
+    return given
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -1,10 +1,19 @@
-"""Names of revisions, plans, jobs and attempts: derived, never drawn, and all valid as RQ job ids."""
+"""Names of revisions, plans, jobs and attempts: derived, never drawn, and all valid as RQ job ids; Orthanc's names."""
 
 import hashlib
 import re
 from collections.abc import Iterable
 
 _NOT_IN_RQ_IDS = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def orthanc_id(*identifiers: str) -> str:
+    """Orthanc's name for a patient, study, series or instance of these identifiers, from PatientID on.
+
+    It is their SHA-1 in five groups (Orthanc Book, "Orthanc identifiers").
+    """
+    digits = hashlib.sha1("|".join(identifiers).encode(), usedforsecurity=False).hexdigest()
+    return "-".join(digits[start : start + 8] for start in range(0, 40, 8))
 
 
 def revision(instance_ids: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 
 from dcm_processor.errors import ManifestError
@@ -74,6 +75,16 @@ def check_service_name(name: str, environment: Iterable[str] = ()) -> None:
     ):
         if _folded(name) in map(_folded, modules):
             raise ManifestError(f'a service named "{name}" would hide a module of {owner}; choose another name')
+
+
+def nearest_service_name(name: str, environment: Collection[str] = ()) -> str | None:
+    """A name like `name` that `check_service_name` takes, if there is anything to make it of."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:_LONGEST]
+    for candidate in (plain, f"my-{plain}"[:_LONGEST]):
+        with suppress(ManifestError):
+            check_service_name(candidate, environment)
+            return candidate
+    return None
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:

@@ -5,6 +5,8 @@ import click
 from dcm_processor.cli.lazy import LazyGroup
 
 _VERBS = {
+    "new": "Make a service from the template.",
+    "validate": "Say all that is wrong with services, and draw their plan.",
     "install": "Install a service, or another version of it.",
     "update": "Install services anew from where they came from.",
     "remove": "Remove a service.",
