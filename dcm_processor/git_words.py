@@ -6,6 +6,10 @@ _LONGEST = 300
 _FULL = re.compile(r"File too large|signal 25|No space left|out of memory|Cannot allocate memory|Quota exceeded")
 _MEANINGS = (
     (
+        r"cannot run ssh|ssh: command not found|ssh: not found",
+        "ssh is missing here, as it is in containers; clone the repository yourself and name its folder",
+    ),
+    (
         r"could not read (Username|Password)|terminal prompts disabled|Authentication failed|returned error: 40[13]",
         "the host asks for a user and password, or has no such repository; have git know them on this machine (a "
         "credential helper, or git+ssh with a key)",

@@ -67,14 +67,15 @@ in_containers() { # whether the scripts work in containers: by what runs; while 
 mounts_of() { # sets mounts to the files and folders that the words of a command name; a backup's folder is made by the user
   local word='' path
   mounts=()
+  [[ "${1-} ${2-}" != 'service update' ]] || add_known_sources
   for path; do
     case $word in -b | --backup) add_backup_folder "$path" ;; esac
     case $path in
       --backup=*) add_backup_folder "${path#*=}" ;;
-      --path=*) add_mount "${path#*=}" :ro ;;
-      -p?*) add_mount "${path#-p}" :ro ;;
+      --path=*) add_source "${path#*=}" ;;
+      -p?*) add_source "${path#-p}" ;;
       -b?*) add_backup_folder "${path#-b}" ;;
-      *) add_mount "$path" :ro ;;
+      *) add_source "$path" ;;
     esac
     word=$path
   done
@@ -85,11 +86,37 @@ add_backup_folder() {
   add_mount "$1"
 }
 
+add_source() { # a path, or a URL of something on this machine: [git+]file://PATH[@REF][#subdirectory=…]
+  local path=$1
+  case $path in
+    file://* | git+file://*)
+      path=${path#*file://} path=${path#localhost} path=${path%%#*} path=${path//%20/ }
+      [[ -e $path ]] || path=${path%@*}
+      ;;
+  esac
+  add_mount "$path" :ro
+}
+
+add_known_sources() { # where the installed services came from: an update goes there again
+  local link note source
+  for link in "$(basedir)"/registry/*; do
+    [[ -L $link ]] || continue
+    note=${link%/*}/$(readlink "$link").json
+    [[ -r $note ]] || continue
+    source=$(sed -nE 's/^ *"source": "(.*)",$/\1/p' "$note")
+    add_source "$source"
+  done
+}
+
 add_mount() { # where there is such a file or folder
   local path=$1
   [[ -n $path && -e $path ]] || return 0
   [[ $path == /* ]] || path=$PWD/$path
   [[ $path != *:* ]] || fail "$path: Docker cannot mount what has a colon in its name; give it another one"
+  local mount
+  for mount in ${mounts[@]+"${mounts[@]}"}; do
+    [[ $mount != "$path:$path${2:-}" ]] || return 0
+  done
   mounts+=("$path:$path${2:-}")
 }
 

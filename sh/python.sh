@@ -130,7 +130,8 @@ install_from_index() { # run pip or uv; with a folder of wheels and no mirror, f
 }
 
 reach_the_net() { # proxies, mirrors, wheels and authorities of .env, for pip and uv
-  local key value authorities=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
+  local key value
+  authorities=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
   for key in HTTP_PROXY HTTPS_PROXY NO_PROXY PIP_INDEX_URL; do
     value=$(setting "$key")
     [[ -z $value ]] || export "$key=$value"

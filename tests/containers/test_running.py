@@ -1,11 +1,14 @@
 """SEED.md's own way: build.sh, run.sh --scale worker=4, init.sh, service.sh install, and a study from a scanner."""
 
+import os
+import shutil
 import time
 from pathlib import Path
 
 from dcm_processor.settings import CHECKOUT
 from tests.containers.stack import OWNER, ContainerStack
 from tests.dicom import make_study
+from tests.git_host import WorkTree
 from tests.waiting import wait_until
 
 TWO = ({"Modality": "MR", "instances": 3}, {"Modality": "MR", "instances": 4})
@@ -28,6 +31,19 @@ def test_the_words_of_seed_md_run_every_job_of_a_study(stack: ContainerStack, tm
     found = stack.finished(study, 300)
     assert {job["jobName"] for job in found["plans"][0]["jobs"]} == {"temp", "dcm2nii"}
     assert (stack.results(study) / "temp" / "summary.json").is_file()
+
+
+def test_a_service_comes_from_a_repository_by_the_image_s_own_git(stack: ContainerStack, tmp_path: Path) -> None:
+    repository = WorkTree(tmp_path / "host")
+    shutil.copytree(CHECKOUT / "services" / "temp", repository.folder / "temp")
+    commit = repository.commit("v1")
+    for path in (repository.bare, *repository.bare.rglob("*")):
+        os.chown(path, OWNER, OWNER)  # git trusts what is its user's own
+    done = stack.bash("service.sh", "install", "temp", "-p", repository.url("v1"))
+    assert done.returncode == 0, done.stderr
+    assert f"commit {commit[:12]}" in done.stdout
+    done = stack.bash("service.sh", "update", "temp")
+    assert "already current" in done.stdout, done.stderr
 
 
 def test_four_workers_share_a_plan(stack: ContainerStack, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dcm_processor.origin import Origin
 from tests.shell.checkout import Checkout
 
 NO_DOCKER = {"PATH": "/nowhere"}
@@ -101,6 +102,57 @@ def test_service_works_in_a_container_where_the_stack_does_and_mounts_what_it_is
     assert f"{tmp_path}/new/place:{tmp_path}/new/place" in backup
     assert (tmp_path / "new" / "place").is_dir(), "made by the user, not by Docker as root"
     assert not (bare.folder / ".venv").exists()
+
+
+def test_a_source_on_this_machine_is_mounted_however_it_is_named(bare: Checkout, tmp_path: Path) -> None:
+    """By its path or by a URL; the words reach the command line as they were typed."""
+    for name in ("a b.git", "at@home.zip", "lung.tar.gz"):
+        (tmp_path / name).touch()
+    docker = bare.with_docker()
+    stack_json(bare, "containers")
+    spaced = f"git+file://{tmp_path}/a%20b.git@v1#subdirectory=services/lung"
+    sources = {
+        spaced: "a b.git",
+        f"file://localhost{tmp_path}/at@home.zip": "at@home.zip",
+        f"file://{tmp_path}/lung.tar.gz": "lung.tar.gz",
+        "lung.tar.gz": "lung.tar.gz",
+    }
+    for source in sources:
+        bare.run("service.sh", "install", "lung", "-p", source, cwd=tmp_path, **docker)
+    bare.run("service.sh", "install", "lung", f"--path={spaced}", cwd=tmp_path, **docker)
+    bare.run("service.sh", "install", "lung", "-p", "git+https://host/r.git@v1", cwd=tmp_path, **docker)
+    *local, joined, remote = bare.docker_calls()
+    for call, (source, name) in zip(local, sources.items(), strict=True):
+        assert f"{tmp_path}/{name}:{tmp_path}/{name}:ro" in call
+        assert call[-5:] == ["service", "install", "lung", "-p", source]
+    assert f"{tmp_path}/a b.git:{tmp_path}/a b.git:ro" in joined
+    assert not [word for word in remote if "r.git:" in word]
+
+
+def test_an_update_finds_mounted_where_the_services_came_from(bare: Checkout, tmp_path: Path) -> None:
+    for name in ("r.git", "lung"):
+        (tmp_path / name).mkdir()
+    registry = bare.folder / "basedir" / "registry"
+    came_from = {
+        "a": f"git+file://{tmp_path}/r.git@v1",
+        "b": f"git+file://{tmp_path}/r.git@v1",
+        "c": f"{tmp_path}/lung",
+    }
+    for name, source in {**came_from, "d": "git+https://host/r.git", "e": f"{tmp_path}/gone"}.items():
+        (registry / ".versions" / name / "0123").mkdir(parents=True)
+        origin = Origin(source, None, None, "2026-01-01T00:00:00+00:00", "1.0")
+        (registry / ".versions" / name / "0123.json").write_text(origin.to_json())
+        (registry / name).symlink_to(f".versions/{name}/0123")
+    docker = bare.with_docker()
+    stack_json(bare, "containers")
+    done = bare.run("service.sh", "update", cwd=tmp_path, **docker)
+    assert done.returncode == 0, done.stderr
+    (call,) = bare.docker_calls()
+    mounted = [
+        word for word in call if word.startswith(f"{tmp_path}/") and word.endswith(":ro") and "checkout" not in word
+    ]
+    assert mounted == [f"{tmp_path}/{name}:{tmp_path}/{name}:ro" for name in ("r.git", "lung")]
+    assert call[-2:] == ["service", "update"]
 
 
 def test_with_a_local_stack_service_stays_local(ready: Checkout) -> None:

@@ -8,6 +8,7 @@ from dcm_processor.git_words import reason
 @pytest.mark.parametrize(
     ("said", "means"),
     [
+        ("error: cannot run ssh: No such file or directory\nfatal: unable to fork", "clone the repository yourself"),
         ("fatal: could not read Username for 'https://h': terminal prompts disabled", "asks for a user and password"),
         ("remote: HTTP Basic: Access denied\nfatal: Authentication failed for 'https://h/'", "credential helper"),
         ("git@h: Permission denied (publickey).\nfatal: Could not read from remote repository.", "ssh is not let in"),
