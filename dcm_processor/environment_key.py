@@ -51,7 +51,7 @@ def recipe(settings: Settings, module: Path, version: str, python_version: str |
         python_version = None
     script = module / _SCRIPT
     parts = [
-        text.decode("utf-8", "surrogateescape"),
+        hashlib.sha256(text).hexdigest(),
         python_version or f"{sys.implementation.cache_tag} {PYTHON}",  # a new patch release keeps what was built
         system(settings),
         hashlib.sha256(script.read_bytes()).hexdigest() if script.is_file() else "",
@@ -69,6 +69,11 @@ def system(settings: Settings) -> str:
     """The system that packages are built for: platform, distribution, and in containers their base image."""
     image = settings.BASE_IMAGE if settings.MODE == "containers" else None
     return f"{_distribution()} {image or ''}".strip()
+
+
+def maker(settings: Settings) -> str:
+    """Whose an environment is: workers of another system or Python may share the folder, and need others."""
+    return f"{system(settings)} {PYTHON}"
 
 
 @functools.cache

@@ -31,12 +31,11 @@ LIMIT = 300.0
 _TAIL = 16_000
 _PROGRESS_SECONDS = 0.5
 _HEAD = re.compile(rb"\A# locked by dcm-processor at install: ([0-9a-f]{32})\n")
-# A requirement that names a file beside requirements.txt: its content matters as well.
-_NAMES_FILES = re.compile(
-    r"^\s*(-r|-c|-e|--requirement|--constraint|--editable|\.|/|file:)|@\s*(\.|/|file:)"
-    r"|^\s*(-f|--find-links)[ =]+(?!https?:)",
-    re.MULTILINE,
-)
+# A requirement that names a file beside requirements.txt: its content matters as well. (Locks are long: no one regex.)
+_WHEELS = (b"-f", b"--find-links")
+_NAMES_FILE = (b"-r", b"-c", b"-e", b"--requirement", b"--constraint", b"--editable", b".", b"/", b"file:", *_WHEELS)
+_AT_A_FILE = re.compile(rb"@\s*(\.|/|file:)")
+_LOCAL_WHEELS = re.compile(rb"(-f|--find-links)[ =]+(?!https?:)")
 _INDEX = re.compile(r"^\s*(--index-url|-i|--extra-index-url|--find-links|-f|--no-index)\b.*$", re.MULTILINE)
 _OWN_INDEX = re.compile(r"^\s*(--index-url|-i)[ =]", re.MULTILINE)
 _INCLUDED = re.compile(r"^\s*(?:-r|--requirement)[ =]*(\S+)", re.MULTILINE)
@@ -177,12 +176,16 @@ def stamp_of(module: Path, python_version: str) -> str:
 
 def body_of(text: bytes) -> bytes:
     """Requirements without our first line and with newlines alone: the same ones are the same environment."""
-    return _HEAD.sub(b"", text.replace(b"\r\n", b"\n"))
+    return _HEAD.sub(b"", text.replace(b"\r\n", b"\n"), count=1)
 
 
 def names_files(text: bytes) -> bool:
     """Whether requirements name files of the service."""
-    return _NAMES_FILES.search(text.decode("utf-8", "replace")) is not None
+    found = [line for line in map(bytes.lstrip, text.split(b"\n")) if line.startswith(_NAMES_FILE)]
+    return (
+        any(not line.startswith(_WHEELS) or _LOCAL_WHEELS.match(line) for line in found)
+        or _AT_A_FILE.search(text) is not None
+    )
 
 
 def names_index(text: str) -> bool:

@@ -159,6 +159,12 @@ class Store:
         with _files("the services cannot be read"):
             return self._files.current()[0]
 
+    def kept(self) -> dict[tuple[str, str], tuple[JobSettings, ...]]:
+        """The jobs of every version that is here, by service and digest."""
+        with _files("the services cannot be read"):
+            versions = [(name, digest) for name in self._files.known() for digest in self._files.versions(name)]
+        return {version: self._manifest(*version).jobs for version in versions}
+
     def installed_digest(self, name: str) -> str:
         """The current version of a service.
 

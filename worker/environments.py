@@ -3,6 +3,7 @@
     envs/<key>/         the environment; complete once it holds `complete.json`
     envs/<key>.log      what uv printed when it was built
     envs/<key>.lock     held (flock) by the one process of this host that builds it
+    envs/<key>.used     held (flock, shared) by each attempt that runs in it, touched by each
 
 The key is a digest of what decides the content (dcm_processor/environment_key.py).
 """
@@ -21,7 +22,8 @@ import structlog
 
 from dcm_processor import uv_program
 from dcm_processor.build_network import of_build
-from dcm_processor.environment_key import PYTHON, Recipe, own_python, recipe
+from dcm_processor.environment_key import PYTHON, Recipe, maker, own_python, recipe
+from dcm_processor.environment_state import Failed, tail_of
 from dcm_processor.errors import OutageError, PermanentError, ServiceError
 from dcm_processor.requirements_lock import names_index
 from dcm_processor.settings import Settings
@@ -32,8 +34,7 @@ log = structlog.get_logger()
 BUILD_LIMIT = 3600.0
 """Seconds that one call of uv may take."""
 _LOG_LIMIT = 10_000_000
-_TAIL_LINES, _TAIL_BYTES = 40, 16_000
-_MARKER = "complete.json"
+MARKER = "complete.json"
 
 
 class EnvironmentFailedError(PermanentError):
@@ -60,6 +61,7 @@ class Environment:
     python: Path
 
 
+Fault = EnvironmentFailedError | EnvironmentUnavailableError
 Watch = Callable[[Contained], End]
 """Waits for a command to end; a worker's also has it killed when the attempt is to stop."""
 
@@ -99,12 +101,28 @@ class Environments:
             _Build(self._settings, self._environ, made_from, watch, lock).run()
         return Environment(key, self._interpreter(key))
 
+    @contextmanager
+    def using(self, environment: Environment) -> Iterator[int]:
+        """Keep an environment from being collected, as long as anybody has a copy of the descriptor that this gives.
+
+        Raises EnvironmentUnavailableError where it was collected since it was provided, OSError.
+        """
+        fd = os.open(self._folder / f"{environment.key}.used", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            os.utime(fd)
+            if self._find(environment.key) is None:
+                raise EnvironmentUnavailableError(f"environment {environment.key} was deleted just now", "")
+            yield fd
+        finally:
+            os.close(fd)
+
     def _interpreter(self, key: str) -> Path:
         return self._folder / key / "bin" / "python"
 
     def _find(self, key: str) -> Environment | None:
         python = self._interpreter(key)
-        if (self._folder / key / _MARKER).is_file() and os.access(python, os.X_OK):
+        if (self._folder / key / MARKER).is_file() and os.access(python, os.X_OK):
             return Environment(key, python)
         return None
 
@@ -132,6 +150,7 @@ class _Build:
         if self._target.exists():  # a build that was killed, or whose Python is gone
             shutil.rmtree(self._target)
         self._log.unlink(missing_ok=True)
+        Failed.forget(self._settings.envs, self._made_from.key)
         key, source, hashed = self._made_from.key, self._made_from.requirements, self._made_from.is_default
         log.info("building an environment", environment=key)
         began = time.monotonic()
@@ -154,9 +173,9 @@ class _Build:
                 raise
             self._uv(folder, *install)
         seconds = round(time.monotonic() - began, 1)
-        with (self._target / _MARKER).open("w", encoding="utf-8") as file:
-            version = self._made_from.python_version or own_python()
-            json.dump({"builtAt": time.time(), "seconds": seconds, "python": version}, file)
+        made = {"python": self._made_from.python_version or own_python(), "maker": maker(self._settings)}
+        with (self._target / MARKER).open("w", encoding="utf-8") as file:
+            json.dump({"builtAt": time.time(), "seconds": seconds, **made}, file)
             file.flush()
             os.fsync(file.fileno())
         log.info("built an environment", environment=key, seconds=seconds)
@@ -168,8 +187,7 @@ class _Build:
         try:
             return uv_program.find_python(version, self._env)
         except ServiceError as error:
-            self._log.write_text(f"error: {error}\n", encoding="utf-8")
-            raise EnvironmentFailedError(str(error), "") from None
+            raise self._failed(EnvironmentFailedError(str(error), "")) from None
 
     def _uv(self, folder: Path, *arguments: str) -> None:
         command = Command(
@@ -186,26 +204,25 @@ class _Build:
         if end.status != 0:
             raise self._fault(end)
 
-    def _fault(self, end: End) -> EnvironmentFailedError | EnvironmentUnavailableError:
+    def _fault(self, end: End) -> Fault:
         tail = tail_of(self._log)
         if end.killed == "start":
-            return EnvironmentFailedError(f"uv did not end within {BUILD_LIMIT:.0f} s", tail)
+            return self._failed(EnvironmentFailedError(f"uv did not end within {BUILD_LIMIT:.0f} s", tail))
         if end.status is None:
             return EnvironmentUnavailableError(f"uv was ended by {end.killed or f'signal {end.signal}'}", tail)
         if end.log_fault is not None:
-            return EnvironmentUnavailableError(f"{self._settings.envs} cannot be written: {end.log_fault}", tail)
+            return self._failed(
+                EnvironmentUnavailableError(f"{self._settings.envs} cannot be written: {end.log_fault}", tail)
+            )
         failure = uv_program.failure(end.status, tail)
         kind = EnvironmentUnavailableError if failure.passing else EnvironmentFailedError
-        return kind(failure.message, tail)
+        return self._failed(kind(failure.message, tail))
 
-
-def tail_of(log_file: Path) -> str:
-    """The last lines of a log, or "" where it cannot be read."""
-    try:
-        text = log_file.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-_TAIL_LINES:])
+    def _failed(self, error: Fault) -> Fault:
+        """Put it down for who asks how the environment stands."""
+        passing = isinstance(error, EnvironmentUnavailableError)
+        Failed(str(error), passing, time.time()).write(self._settings.envs, self._made_from.key)
+        return error
 
 
 @contextmanager

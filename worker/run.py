@@ -94,6 +94,7 @@ class _Attempt:
         self._phases: dict[str, list[float]] = {}
         self._details: dict[str, Any] = {}
         self._used: int | None = None  # the descriptor that keeps the study's copy
+        self._environment: int | None = None  # and the one that keeps the environment
         self._until_its_end = ExitStack()
 
     def run(self) -> Outcome | None:
@@ -148,13 +149,15 @@ class _Attempt:
             )
             self._check_script(folder)
         with self._phase("environment"), stop.raising():
-            environment = Environments(self._settings, self._context.environ).provide(
+            environments = Environments(self._settings, self._context.environ)
+            environment = environments.provide(
                 module,
                 order.digest,
                 order.pythonVersion,
                 watch=self._watch,
                 building=lambda key: _say(folder, f"building the service's environment {key}"),
             )
+            self._environment = self._until_its_end.enter_context(environments.using(environment))
             self._details["environment"] = environment.key
         with self._phase("fetch"), stop.raising():
             self._used = self._until_its_end.enter_context(copies.using(self._settings.data, self._plan.studyId))
@@ -220,7 +223,7 @@ class _Attempt:
                 timeout=order.timeout,
                 memory=order.memory,
                 input=paper,
-                keep=[fd for fd in (folder.lock, self._used) if fd is not None],
+                keep=[fd for fd in (folder.lock, self._used, self._environment) if fd is not None],
                 dump=True,
             )
             running = self._until_its_end.enter_context(Contained(command))

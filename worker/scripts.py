@@ -22,13 +22,14 @@ from pathlib import Path
 
 import structlog
 
+from dcm_processor.environment_state import tail_of
 from dcm_processor.errors import ServiceError
 from dcm_processor.process import adopt_orphans
 from dcm_processor.settings import Settings
 from dcm_processor.store import SCRIPT, Store
 from worker import reaper
 from worker.contained import Command, Contained, End
-from worker.environments import EnvironmentFailedError, locked, tail_of
+from worker.environments import EnvironmentFailedError, locked
 
 log = structlog.get_logger()
 

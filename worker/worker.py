@@ -34,6 +34,7 @@ from dcm_processor.vocabulary import ExitReason
 from worker import reaper
 from worker.context import CONTEXT, Context
 from worker.outbox import Outbox
+from worker.prebuild import Prebuilder
 from worker.run import AttemptFailedError
 from worker.scripts import Scripts
 from worker.spool import AttemptFolder, SpoolError
@@ -52,7 +53,7 @@ _REAPER_PATIENCE = 15.0
 class AttemptWorker(Worker):
     """RQ's forking worker, for attempts."""
 
-    def __init__(self, settings: Settings, stopping: threading.Event, outbox: Outbox) -> None:
+    def __init__(self, settings: Settings, stopping: threading.Event, outbox: Outbox, prebuilder: Prebuilder) -> None:
         host = socket.gethostname()
         super().__init__(
             list(settings.WORKER_QUEUES),
@@ -69,6 +70,7 @@ class AttemptWorker(Worker):
         self._host = host
         self._stopping = stopping
         self._outbox = outbox
+        self._prebuilder = prebuilder
         self._scripts = Scripts(settings)
         self._beat_at = 0.0
         self._handing_back = False
@@ -107,6 +109,7 @@ class AttemptWorker(Worker):
             self.heartbeat()
             show_alive(self._settings.ALIVE_FILE)
             self._register_again()
+            self._prebuilder.look()
             if self._script_is_missing():
                 self._stopping.set()
                 return None
@@ -213,6 +216,7 @@ class AttemptWorker(Worker):
         """
         _signal(self.horse_pid, signal.SIGCONT)
         show_alive(self._settings.ALIVE_FILE)
+        self._prebuilder.look()
         try:
             super().maintain_heartbeats(job, execution)
         except redis.RedisError as error:
@@ -226,6 +230,7 @@ class AttemptWorker(Worker):
 
     def _bury(self, attempt_id: str) -> None:
         """A horse that died without a word: nothing of its job stays, and the scheduler need not wait to be sure."""
+        self._prebuilder.stop()  # it would be waited for, and killed; it begins again
         deadline = time.monotonic() + _REAPER_PATIENCE
         while not reaper.reap() and time.monotonic() < deadline:  # its reaper is ours now, and cleans up by itself
             time.sleep(0.01)
@@ -293,6 +298,7 @@ def serve(settings: Settings) -> None:
     stopping = threading.Event()
     outbox = Outbox(settings.spool, settings.redis_url)
     outbox.start()
+    prebuilder = Prebuilder(settings)
     current: list[AttemptWorker] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -306,8 +312,9 @@ def serve(settings: Settings) -> None:
     away = False
     while not stopping.is_set():
         current.clear()
+        prebuilder.look()
         try:
-            current.append(AttemptWorker(settings, stopping, outbox))
+            current.append(AttemptWorker(settings, stopping, outbox, prebuilder))
             current[0].serve()
         except redis.RedisError as error:
             if not away or (current and current[0].served):
@@ -318,6 +325,7 @@ def serve(settings: Settings) -> None:
             log.exception("the worker failed; going on with a new one")
             stopping.wait(1)
     outbox.stop()
+    prebuilder.stop()
     log.info("stopped")
 
 

@@ -7,6 +7,7 @@ import click
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, show_json
 from dcm_processor.cli.service.document import source_option
+from dcm_processor.cli.service.environment_display import see_to_environments, wait_option
 from dcm_processor.cli.service.installing import Done, all_or, document, install_from, warnings_of
 from dcm_processor.source import parse
 from dcm_processor.store import Store, check_name
@@ -23,8 +24,9 @@ Examples:
 @click.argument("name", required=False)
 @source_option(required=True)
 @click.option("--upgrade", is_flag=True, help="Lock its requirements anew, to the newest versions they allow.")
+@wait_option
 @json_option
-def install(name: str | None, source: str, *, upgrade: bool, as_json: bool) -> None:
+def install(name: str | None, source: str, *, upgrade: bool, wait: bool | None, as_json: bool) -> None:
     """Install a service, or another version of it. Jobs that run, or wait, keep the version they were planned with.
 
     Without NAME all services of the source are installed, or none, called as their settings.json says.
@@ -36,9 +38,10 @@ def install(name: str | None, source: str, *, upgrade: bool, as_json: bool) -> N
     documents = [document(each, warnings_of(store, each)) for each in done]
     if as_json:
         show_json(documents if name is None else documents[0])
-        return
-    for each in done:
-        _say(each)
+    else:
+        for each in done:
+            _say(each)
+    see_to_environments(settings(), store, [each.name for each in done], wanted=wait)
 
 
 def _say(done: Done) -> None:

@@ -8,6 +8,7 @@ import click
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, show_json
 from dcm_processor.cli.service.document import source_option
+from dcm_processor.cli.service.environment_display import see_to_environments, wait_option
 from dcm_processor.cli.service.installing import Chosen, Done, document, install_from, warnings_of
 from dcm_processor.errors import ServiceError, UsageError
 from dcm_processor.found_services import choose
@@ -25,9 +26,12 @@ Examples:
 @click.argument("name", required=False)
 @source_option(required=False)
 @click.option("--upgrade", is_flag=True, help="Lock its requirements anew, to the newest versions they allow.")
+@wait_option
 @json_option
 @click.pass_context
-def update(ctx: click.Context, name: str | None, source: str | None, *, upgrade: bool, as_json: bool) -> None:
+def update(
+    ctx: click.Context, name: str | None, source: str | None, *, upgrade: bool, wait: bool | None, as_json: bool
+) -> None:
     """Install a service anew from where it came from, or from SOURCE, and say what changed.
 
     Without NAME all services are updated: those that came from SOURCE, or each from its own. One whose source cannot be
@@ -53,6 +57,7 @@ def update(ctx: click.Context, name: str | None, source: str | None, *, upgrade:
                 click.echo(_said(each))
     if as_json:
         show_json(documents if name is None else documents[0])
+    see_to_environments(settings(), store, [each["name"] for each in documents], wanted=wait)
     if failed:
         ctx.exit(1)
 

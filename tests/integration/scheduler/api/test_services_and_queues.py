@@ -10,6 +10,7 @@ from rq.serializers import JSONSerializer
 from rq.suspension import suspend
 
 from dcm_processor.environment_key import recipe
+from dcm_processor.environment_state import Failed
 from dcm_processor.origin import Origin
 from dcm_processor.store import Store
 from tests.integration.scheduler.api.stand import Api, Installation
@@ -76,7 +77,9 @@ def test_the_state_of_an_environment(installation: Installation, api: Api, tmp_p
     with (envs / f"{key}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert environment() == ("building", None)
-    (envs / f"{key}.log").write_text("Resolving …\nerror: No solution found when resolving dependencies\n  cause: x\n")
+    (envs / f"{key}.log").write_text("Resolving …\n")  # and then it was killed
+    assert environment() == ("none", None)
+    Failed("No solution found when resolving dependencies", passing=False, at=1.0).write(envs, key)
     assert environment() == ("failed", "No solution found when resolving dependencies")
     (envs / key).mkdir()
     (envs / key / "complete.json").write_text("{}")
