@@ -27,12 +27,13 @@ class Right(StrEnum):
     HOOK = "hook"  # say that a study is stable
     API = "api"  # everything under /api/v1
     WORKER = "worker"  # what travels to and from workers of other hosts
+    RESULTS = "results"  # the files that jobs left
 
 
 GRANTS: Mapping[str, frozenset[Right]] = {
     "hook_token": frozenset({Right.HOOK}),
-    "worker_token": frozenset({Right.WORKER}),
-    "scheduler_token": frozenset({Right.HOOK, Right.API}),
+    "worker_token": frozenset({Right.WORKER, Right.RESULTS}),
+    "scheduler_token": frozenset({Right.HOOK, Right.API, Right.RESULTS}),
 }
 """The secrets that are tokens, and the rights of whoever holds one."""
 

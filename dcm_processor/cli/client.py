@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import requests
 
+from dcm_processor.archive import BLOCK, MEDIA_TYPE
 from dcm_processor.errors import (
     DcmProcessorError,
     NotKnownError,
@@ -110,6 +112,22 @@ class Client:
             content += part.content
             part = self.log_part(job_id, part.next_offset, part.attempt)
         return content
+
+    @contextmanager
+    def archive(self, path: str) -> Iterator[Iterator[bytes]]:
+        """An archive, block by block as it comes; reading it raises TransientError where it ends early."""
+        with self._request("GET", path, stream=True, headers={"Accept-Encoding": "identity"}) as answer:
+            if answer.headers.get("Content-Type") != MEDIA_TYPE:
+                raise PermanentError("what answers is no scheduler of this version; is SCHEDULER_PORT right?")
+            yield self._blocks(answer)
+
+    def _blocks(self, answer: requests.Response) -> Iterator[bytes]:
+        try:
+            yield from answer.iter_content(BLOCK)
+        except requests.RequestException as error:
+            raise TransientError(
+                f"the scheduler at {self._url} broke off ({type(error).__name__}); try again"
+            ) from None
 
     def _request(self, method: str, path: str, **more: Any) -> requests.Response:
         try:

@@ -1,4 +1,4 @@
-"""What travels between the scheduler and workers of other hosts, as archives: module code, inputs, output."""
+"""What travels between the scheduler and other hosts as archives: module code, inputs, output; results for anybody."""
 
 import re
 
@@ -41,14 +41,14 @@ def send_version(service: str, digest: str) -> Response:
 
 
 @exchange.get("/results/<study_id>/<job_name>")
-@operation("Fetch a job's results", right=Right.WORKER, problems=(404, 422), content=MEDIA_TYPE)
+@operation("Fetch a job's results", right=Right.RESULTS, problems=(404, 422), content=MEDIA_TYPE)
 def send_results(study_id: str, job_name: str) -> Response:
     """What the last finished run of a study's job left."""
     return _results(study_id, job_name, None)
 
 
 @exchange.get("/results/<study_id>/<job_name>/<series_id>")
-@operation("Fetch a series job's results", right=Right.WORKER, problems=(404, 422), content=MEDIA_TYPE)
+@operation("Fetch a series job's results", right=Right.RESULTS, problems=(404, 422), content=MEDIA_TYPE)
 def send_series_results(study_id: str, job_name: str, series_id: str) -> Response:
     """What the last finished run of a job left for one series."""
     return _results(study_id, job_name, series_id)

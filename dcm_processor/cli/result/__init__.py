@@ -6,6 +6,7 @@ from dcm_processor.cli.lazy import LazyGroup
 
 _VERBS = {
     "list": "List the named results of a service's jobs: a table, CSV or JSON.",
+    "get": "Get the files that jobs left, of studies that match a query.",
 }
 
 

@@ -28,6 +28,7 @@ from tests.integration.scheduler.api.stand import TOKENS, GunicornServer
 from tests.integration.scheduler.platform import Platform
 from tests.integration.worker.conftest import Stand
 from tests.servers import OrthancServer, ValkeyServer, free_port
+from tests.unit.dcm_processor.cli.conftest import Cli
 from tests.waiting import wait_until
 from worker.exchange import Exchange
 from worker.modules import module_folder
@@ -531,3 +532,41 @@ def test_the_id_of_data_is_made_by_the_controller_alone(site: Site) -> None:
     assert len(data_id.read(site.platform.settings.data)) == 32
     assert data_id.read(site.settings.data) == ""
     assert site.job()["attempts"][0]["exitReason"] == ExitReason.DONE
+
+
+def test_what_a_job_elsewhere_named_is_listed_and_what_it_left_is_got_anywhere(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named results by the outcome, files by the scheduler; a failed attempt's are its own."""
+    work = """
+        from dcm_processor_job import progress, result
+
+        def work(attempt, output_dir, headers, **kwargs):
+            progress(0.5, "half")
+            result("attempt", attempt)
+            if attempt == 1:
+                raise ValueError("not yet")
+            result("modality", headers["Modality"])
+            open(output_dir + "/mask.txt", "w").write("mask")
+    """
+    job = site.run(work, retry={"max": 1, "interval": [0]})
+    assert [attempt["state"] for attempt in job["attempts"]] == ["failed", "finished"]
+    named = [[(each["name"], each["value"]) for each in attempt["results"]] for attempt in job["attempts"]]
+    assert named == [[("attempt", 1)], [("attempt", 2), ("modality", "CT")]]
+
+    desk = tmp_path / "desk"  # a third machine, with the token and nothing else
+    (desk / "secrets").mkdir(parents=True)
+    (desk / "secrets" / "scheduler_token").write_text(TOKENS["scheduler_token"])
+    for key, value in (("BASEDIR", desk), ("DCM_PROCESSOR_HOME", desk), ("SCHEDULER_PORT", site.server.port)):
+        monkeypatch.setenv(key, str(value))
+    monkeypatch.setenv("MODE", "local")
+    cli = Cli(desk)
+    (listed,) = json.loads(cli.done("result", "list", "--service", "svc", "--json"))
+    assert [each["value"] for each in listed["results"]] == [2, "CT"]
+    patient = listed["PatientID"]
+    assert patient
+    cli.done("result", "get", "--query", f"PatientID={patient}", "Modality=CT", "-o", desk / "out")
+    (mask,) = (desk / "out").rglob("mask.txt")
+    assert mask.read_text() == "mask"
+    assert mask.parent.parent.name.startswith(patient.replace("^", "_"))
+    assert "nothing matches" in cli.done("result", "get", "--query", "Modality=MR", "-o", desk / "other")

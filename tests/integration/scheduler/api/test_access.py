@@ -34,6 +34,8 @@ DIGEST = "0123456789abcdef0123456789abcdef"
 WORKERS = [
     ("GET", f"/api/v1/services/temp/versions/{DIGEST}"),
     ("PUT", "/api/v1/attempts/a-job-1/output"),
+]
+RESULTS = [
     ("GET", f"/api/v1/results/{STUDY}/job"),
     ("GET", f"/api/v1/results/{STUDY}/job/{STUDY}"),
 ]
@@ -50,10 +52,10 @@ def test_every_route_but_health_is_tried_here(api: Api) -> None:
         for rule in api.app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
-    assert routes - {("GET", "/health/live"), ("GET", "/health/ready")} == {HOOK, *API, *WORKERS}
+    assert routes - {("GET", "/health/live"), ("GET", "/health/ready")} == {HOOK, *API, *WORKERS, *RESULTS}
 
 
-@pytest.mark.parametrize(("method", "path"), [HOOK, *API, *WORKERS])
+@pytest.mark.parametrize(("method", "path"), [HOOK, *API, *WORKERS, *RESULTS])
 @pytest.mark.parametrize("authorization", [None, "Bearer wrong", "Bearer ", "Bearer", "Basic YWRtaW46YWRtaW4=", "\xff"])
 def test_nothing_is_done_without_a_token(api: Api, method: str, path: str, authorization: str | None) -> None:
     headers = {"Authorization": authorization} if authorization else {}
@@ -73,6 +75,13 @@ def test_tokens_of_the_hook_and_of_workers_do_not_open_the_api(api: Api, method:
 def test_what_workers_exchange_is_open_to_their_token_alone(api: Api, method: str, path: str, token: str) -> None:
     assert api.call(method, path, token=token).status_code == 403
     assert api.call(method, path, token="worker_token", content_type="application/x-tar").status_code == 404
+
+
+@pytest.mark.parametrize(("method", "path"), RESULTS)
+def test_results_are_open_to_workers_and_to_whoever_may_use_the_api(api: Api, method: str, path: str) -> None:
+    assert api.call(method, path, token="hook_token").status_code == 403
+    for token in ("worker_token", "scheduler_token"):
+        assert api.call(method, path, token=token).status_code == 404
 
 
 def test_a_workers_token_is_no_hook(installation: Installation, api: Api) -> None:
@@ -131,7 +140,7 @@ def test_a_token_that_cannot_be_read_opens_nothing(tmp_path: Path) -> None:
 def test_a_token_two_files_share_has_the_rights_of_both(tmp_path: Path) -> None:
     for name in ("hook_token", "worker_token"):
         (tmp_path / name).write_text("same")
-    assert Tokens(tmp_path).rights("same") == frozenset({Right.HOOK, Right.WORKER})
+    assert Tokens(tmp_path).rights("same") == frozenset({Right.HOOK, Right.WORKER, Right.RESULTS})
 
 
 def test_the_scheme_is_spelled_in_any_case(api: Api) -> None:
