@@ -14,6 +14,7 @@ from dcm_processor.cli.client import Client
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, show_json
 from dcm_processor.demo import PATIENCE, Demo, rows_of
+from dcm_processor.errors import UsageError
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.phantoms import make_samples
 from dcm_processor.scanner import Peer
@@ -26,13 +27,22 @@ _LOG_LINES = 12
 
 @click.command("demo")
 @click.option("--force", is_flag=True, help="Also where other studies or services are.")
+@click.option(
+    "--files",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Only write the sample studies' files into this new folder.",
+)
 @click.option("--started-by-us", is_flag=True, hidden=True, help="The stack was started for this demo.")
 @json_option
-def demo(*, force: bool, started_by_us: bool, as_json: bool) -> None:
+def demo(*, force: bool, folder: Path | None, started_by_us: bool, as_json: bool) -> None:
     """Install two services, send two sample studies over DICOM, follow their jobs, and show what they left.
 
     Run it again as often as you like: the same studies run again. Exit status 1 where a job did not finish.
     """
+    if folder is not None:
+        _write_files(folder, as_json=as_json)
+        return
     chosen = settings()
     state = State.read(chosen)
     if state is not None:
@@ -40,12 +50,12 @@ def demo(*, force: bool, started_by_us: bool, as_json: bool) -> None:
     # Beside a document on stdout, what goes on is told on stderr.
     console = _console(stderr=as_json)
     with (
-        tempfile.TemporaryDirectory(prefix="dcm-processor-demo-") as folder,
+        tempfile.TemporaryDirectory(prefix="dcm-processor-demo-") as drawn,
         Orthanc.of(chosen) as orthanc,
         display.Watched(console) as watched,
     ):
         watched.doing("drawing the sample studies")
-        samples = make_samples(Path(folder))
+        samples = make_samples(Path(drawn))
         run = Demo(Client(chosen), orthanc, Store.of(chosen), samples)
         if not force:
             run.refuse_company()
@@ -64,6 +74,20 @@ def demo(*, force: bool, started_by_us: bool, as_json: bool) -> None:
     else:
         _show(console, run, chosen, took, stays=started_by_us)
     raise SystemExit(0 if all(followed.succeeded for followed in run.followed) else 1)
+
+
+def _write_files(folder: Path, *, as_json: bool) -> None:
+    try:
+        folder.mkdir(parents=True)
+        samples = make_samples(folder)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error.strerror}; name a folder that is not there yet") from None
+    if as_json:
+        show_json([{"Modality": sample.modality, "files": [str(file) for file in sample.files]} for sample in samples])
+        return
+    for sample in samples:
+        where = sample.files[0].parents[1]
+        click.echo(f"{sample.modality} {sample.description}: {len(sample.files)} instances in {where}")
 
 
 def _console(*, stderr: bool) -> Console:
