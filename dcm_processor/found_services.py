@@ -25,7 +25,11 @@ def choose(top: Path, name: str | None) -> dict[str, Path]:
     """
     if _is_service(top) or not (found := _below(top)):
         service_tree.check_source(top, name or top.name)
-        return {name or _called(top): top}
+        if (called := name or _owner(top)) is None:
+            raise UsageError(
+                "the source's settings.json does not tell what the service is called; name it, and its faults are told"
+            )
+        return {called: top}
     if name is None:
         return _by_name(top, found)
     if len(found) == 1:
@@ -96,14 +100,19 @@ def _walk(folder: Path, depth: int, left: list[int]) -> Iterator[Path]:
 
 def _called(folder: Path) -> str:
     """The name that a service's settings give it, else its folder's."""
+    return _owner(folder) or folder.name
+
+
+def _owner(folder: Path) -> str | None:
+    """The name that all `worker` and `callback` of a service's settings begin with; None where there is no one name."""
     owners = set()
     try:
         with os.fdopen(os.open(folder / _SETTINGS, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             document, _ = json_text.read(file.read(2 * json_text.LARGEST))
     except (OSError, ManifestError):
-        return folder.name
+        return None
     for job in document if isinstance(document, list) else [document]:
         for field in ("worker", "callback"):
             value = job.get(field) if isinstance(job, dict) else None
             owners.add(value.partition(".")[0] if isinstance(value, str) else "")
-    return owners.pop() if len(owners) == 1 and "" not in owners else folder.name
+    return owners.pop() if len(owners) == 1 and "" not in owners else None

@@ -54,6 +54,13 @@ def test_settings_that_give_no_one_name_leave_it_to_the_folder(make: Make, tmp_p
     assert choose(tmp_path / "top", None) == folders
 
 
+def test_a_source_that_does_not_tell_its_only_service_s_name_has_to_be_given_one(make: Make) -> None:
+    top = make(".", "lung", "{")
+    with pytest.raises(UsageError, match="name it"):
+        choose(top, None)
+    assert choose(top, "lung") == {"lung": top}
+
+
 def test_what_is_not_clear_is_refused_with_what_there_is(make: Make, tmp_path: Path) -> None:
     make("lung", "lung"), make("brain", "brain")
     with pytest.raises(
