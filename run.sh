@@ -4,6 +4,7 @@ set -euo pipefail
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 source "$checkout/sh/messages.sh"
 source "$checkout/sh/settings.sh"
+source "$checkout/sh/old_settings.sh"
 source "$checkout/sh/packages.sh"
 source "$checkout/sh/python.sh"
 source "$checkout/sh/containers.sh"
@@ -12,6 +13,7 @@ source "$checkout/sh/stack.sh"
 
 # What is wanted? Nothing is touched yet.
 parse_arguments "$@"
+[[ $action == down ]] || warn_of_old_settings
 
 case $mode-$action in
   local-down)

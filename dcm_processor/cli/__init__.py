@@ -6,6 +6,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,6 +24,7 @@ _NOUNS = {
     "demo": "Send sample studies and show what becomes of them.",
     "secret": "Passwords and tokens: rotate, list.",
     "stack": "Start and stop everything on this machine.",
+    "completion": "Complete commands by the Tab key: for bash, zsh or fish.",
     "containers": "For run.sh: what containers find when they start.",
 }
 
@@ -59,6 +61,24 @@ class _Nouns(LazyGroup):
 
 
 @click.group(cls=_Nouns, package=__name__, lazy=_NOUNS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--url", metavar="URL", envvar="DCM_PROCESSOR_URL", help="Another machine's scheduler.")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    envvar="DCM_PROCESSOR_TOKEN_FILE",
+    help="The file with the token for it.",
+)
 @click.version_option(package_name="dcm-processor", prog_name="dcm-processor")
-def main() -> None:
-    """Runs every matching DICOM study through your Python functions."""
+def main(url: str | None, token_file: Path | None) -> None:  # noqa: ARG001 - cli/context.py reads them
+    """Runs every matching DICOM study through your Python functions.
+
+    `study`, `job` and whatever else speaks to a scheduler take this installation's, or another machine's that --url
+    and --token-file name (or DCM_PROCESSOR_URL and DCM_PROCESSOR_TOKEN_FILE). A private authority: EXTRA_CA_FILE.
+
+    \b
+    Examples:
+      dcm-processor study list
+      dcm-processor --url https://host.example.org:5443 --token-file ~/.dcm-processor/token study list
+    """
+    if os.environ.get("NO_COLOR"):  # https://no-color.org; rich knows it by itself
+        click.get_current_context().color = False

@@ -9,6 +9,7 @@ from typing import Any
 import requests
 
 from dcm_processor.archive import BLOCK, MEDIA_TYPE
+from dcm_processor.cli.access import Access
 from dcm_processor.errors import (
     DcmProcessorError,
     NotKnownError,
@@ -17,7 +18,6 @@ from dcm_processor.errors import (
     TransientError,
     UsageError,
 )
-from dcm_processor.settings import Settings
 
 _PREFIX = "/api/v1"
 _PAGE = 500  # the most that the API gives at once
@@ -40,20 +40,21 @@ class LogPart:
 
 
 class Client:
-    """Speaks to the scheduler with the `scheduler_token`; paths are those below /api/v1.
+    """Speaks to a scheduler; paths are those below /api/v1.
 
     Every method raises TransientError where the scheduler does not answer or cannot now, NotKnownError for what it does
     not know, StudyGoneError for a study that Orthanc does not hold, UsageError for a request it does not understand,
     and PermanentError for one it refuses. `timeout` is in seconds.
     """
 
-    def __init__(self, settings: Settings, *, timeout: float = 75) -> None:
-        self._url = settings.scheduler_url
-        self._local = settings.MODE == "local"
+    def __init__(self, access: Access, *, timeout: float = 75) -> None:
+        self._access = access
+        self._url = access.url
         self._timeout = timeout  # explaining a study may take a minute
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy is for other hosts than ours
-        self._session.headers["Authorization"] = f"Bearer {settings.secret('scheduler_token')}"
+        self._session.verify = access.ca_file or True
+        self._session.headers["Authorization"] = f"Bearer {access.token}"
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
         """The JSON of an answer."""
@@ -136,12 +137,25 @@ class Client:
             )
         except requests.Timeout:
             raise TransientError(f"the scheduler at {self._url} did not answer in time; try again") from None
+        except requests.exceptions.SSLError as error:
+            raise PermanentError(f"no TLS with {self._url}: {_tls(error)}") from None
         except requests.RequestException:
-            start = "bash run.sh --local" if self._local else "bash run.sh"
-            raise TransientError(f"no scheduler answers at {self._url}; is it running? `{start}` starts it") from None
-        if answer.ok:
+            raise TransientError(f"no scheduler answers at {self._url}; {self._access.absent}") from None
+        if answer.ok and not answer.is_redirect:
             return answer
-        raise _error(answer, path)
+        raise _error(answer, path, self._access)
+
+
+def _tls(error: requests.exceptions.SSLError) -> str:
+    """Why there is no TLS, and what to do."""
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" not in text:
+        return "what answers there does not speak it; is the address right?"
+    if "match" in text:  # the names in the certificate, which the server chose
+        return "its certificate is for other names than this one; use a name that it has"
+    if "expired" in text:
+        return "its certificate has expired"
+    return "an authority that is not known here signed its certificate; name that one's file (PEM) in EXTRA_CA_FILE"
 
 
 def _unknown(path: str, detail: str) -> NotKnownError:
@@ -175,17 +189,17 @@ def checked(identifier: str) -> str:
     return identifier
 
 
-def _error(answer: requests.Response, path: str) -> Exception:
+def _error(answer: requests.Response, path: str, access: Access) -> Exception:
     """A problem document (RFC 9457) as an error of ours."""
     try:
         detail = str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
         return PermanentError(
-            f"what answers is no scheduler of ours: HTTP {answer.status_code}; is SCHEDULER_PORT right?"
+            f"what answers at {access.url} is no scheduler of ours: HTTP {answer.status_code}; is the address right?"
         )
     match answer.status_code:
         case 401 | 403:
-            return PermanentError(f"the scheduler refuses our token: {detail}; is BASEDIR the one it was started with?")
+            return PermanentError(f"the scheduler refuses our token: {detail}; {access.refused}")
         case 404:
             return _unknown(path, detail)
     return _KINDS.get(answer.status_code, PermanentError)(detail)

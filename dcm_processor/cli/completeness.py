@@ -13,14 +13,25 @@ from dcm_processor.errors import RulesError
 
 @click.group()
 def completeness() -> None:
-    """Rules that hold studies back until they are complete."""
+    """Rules that hold studies back until they are complete.
+
+    \b
+    Examples:
+      dcm-processor completeness check
+    """
 
 
 @completeness.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @json_option
 def check(file: Path | None, *, as_json: bool) -> None:
-    """Check the rules in force, or those of FILE before they are: every fault, or what they expect."""
+    """Check the rules in force, or those of FILE before they are: every fault, or what they expect.
+
+    \b
+    Examples:
+      dcm-processor completeness check
+      dcm-processor completeness check new-rules.json --json
+    """
     chosen = settings() if file is None else settings().model_copy(update={"COMPLETENESS": file})
     try:
         rules = completeness_file.rules(chosen)

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from dcm_processor.cli import demo_display as display
+from dcm_processor.cli.access import Access
 from dcm_processor.cli.client import Client
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, show_json
@@ -39,6 +40,11 @@ def demo(*, force: bool, folder: Path | None, started_by_us: bool, as_json: bool
     """Install two services, send two sample studies over DICOM, follow their jobs, and show what they left.
 
     Run it again as often as you like: the same studies run again. Exit status 1 where a job did not finish.
+
+    \b
+    Examples:
+      dcm-processor demo
+      dcm-processor demo --json
     """
     if folder is not None:
         _write_files(folder, as_json=as_json)
@@ -56,7 +62,7 @@ def demo(*, force: bool, folder: Path | None, started_by_us: bool, as_json: bool
     ):
         watched.doing("drawing the sample studies")
         samples = make_samples(Path(drawn))
-        run = Demo(Client(chosen), orthanc, Store.of(chosen), samples)
+        run = Demo(Client(Access.here(chosen)), orthanc, Store.of(chosen), samples)
         if not force:
             run.refuse_company()
         watched.doing("installing services")

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from dcm_processor.cli.client import Client, checked
-from dcm_processor.cli.context import settings
+from dcm_processor.cli.client import checked
+from dcm_processor.cli.context import scheduler
 from dcm_processor.cli.dead_letters import ENDED, chosen, filter_options, search_terms, show_accepted, show_refused
 from dcm_processor.cli.output import (
     json_option,
@@ -32,6 +32,10 @@ def job() -> None:
     """List, show, rerun and cancel jobs, and read their logs.
 
     A JOB is named by its identifier, as `study show` gives it.
+
+    \b
+    Examples:
+      dcm-processor job list --state failed
     """
 
 
@@ -42,9 +46,15 @@ def job() -> None:
 @click.option("-n", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
 @json_option
 def list_(state: str | None, limit: int, *, current: bool, as_json: bool, **terms: str | None) -> None:
-    """List jobs of all studies, newest first."""
+    """List jobs of all studies, newest first.
+
+    \b
+    Examples:
+      dcm-processor job list
+      dcm-processor job list --state failed --service lungs --since 24h
+    """
     search = {"state": state, "current": current, **search_terms(**terms)}
-    found = list(Client(settings()).found("/jobs/search", search, limit))
+    found = list(scheduler().found("/jobs/search", search, limit))
     if as_json:
         show_json(found)
         return
@@ -67,8 +77,13 @@ def list_(state: str | None, limit: int, *, current: bool, as_json: bool, **term
 @_JOB
 @json_option
 def show(job_id: str, *, as_json: bool) -> None:
-    """Show a job with its attempts, and with what went wrong."""
-    found = Client(settings()).get(f"/jobs/{checked(job_id)}")
+    """Show a job with its attempts, and with what went wrong.
+
+    \b
+    Examples:
+      dcm-processor job show c5ea2cc5-0e791b9c-7b8cd277-91bfc636-f431e78c-0e791b9c7b8c-1-dcm2nii
+    """
+    found = scheduler().get(f"/jobs/{checked(job_id)}")
     if as_json:
         show_json(found)
         return
@@ -107,8 +122,13 @@ def show(job_id: str, *, as_json: bool) -> None:
 @click.option("--attempt", type=click.IntRange(min=1), help="Which attempt's; without it the current one's.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON document on stdout.")
 def log(job_id: str, *, follow: bool, attempt: int | None, as_json: bool) -> None:
-    """Print what a job wrote to stdout and stderr."""
-    client = Client(settings())
+    """Print what a job wrote to stdout and stderr.
+
+    \b
+    Examples:
+      dcm-processor job log c5ea2cc5-0e791b9c-7b8cd277-91bfc636-f431e78c-0e791b9c7b8c-1-dcm2nii --follow
+    """
+    client = scheduler()
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     pieces: list[str] = []
     part = client.log_part(job_id, 0, attempt)
@@ -135,8 +155,13 @@ def rerun(job_ids: tuple[str, ...], state: str | None, *, yes: bool, as_json: bo
     """Run jobs and their dependents again: same headers and params, today's version of their service.
 
     Either JOBs by name, or all that the filters find in the newest plans; how many is said, and asked, before.
+
+    \b
+    Examples:
+      dcm-processor job rerun c5ea2cc5-0e791b9c-7b8cd277-91bfc636-f431e78c-0e791b9c7b8c-1-dcm2nii
+      dcm-processor job rerun --service lungs --reason CUDA --since 2d --yes
     """
-    client = Client(settings())
+    client = scheduler()
     search = search_terms(**terms)
     if bool(job_ids) == bool(search or state):
         raise UsageError("name jobs, or say by --state, --service, --job, --since or --reason which; not both")
@@ -163,8 +188,13 @@ def rerun(job_ids: tuple[str, ...], state: str | None, *, yes: bool, as_json: bo
 @_JOB
 @json_option
 def cancel(job_id: str, *, as_json: bool) -> None:
-    """End a job, running or not; its dependents are skipped."""
-    accepted = Client(settings()).post(f"/jobs/{checked(job_id)}/cancel")
+    """End a job, running or not; its dependents are skipped.
+
+    \b
+    Examples:
+      dcm-processor job cancel c5ea2cc5-0e791b9c-7b8cd277-91bfc636-f431e78c-0e791b9c7b8c-1-dcm2nii
+    """
+    accepted = scheduler().post(f"/jobs/{checked(job_id)}/cancel")
     if as_json:
         show_json(accepted)
     else:

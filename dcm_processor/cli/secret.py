@@ -24,7 +24,12 @@ _AFTERWARDS: Mapping[str, str] = {
 
 @click.group()
 def secret() -> None:
-    """Passwords and tokens: give them new texts, list them."""
+    """Passwords and tokens: give them new texts, list them.
+
+    \b
+    Examples:
+      dcm-processor secret list
+    """
 
 
 @secret.command("rotate")
@@ -34,6 +39,11 @@ def rotate_(names: tuple[str, ...], *, as_json: bool) -> None:
     """Give secrets new texts while everything runs; without a NAME all of them.
 
     From then on the texts before are refused. Orthanc is away for two or three seconds where its passwords are rotated.
+
+    \b
+    Examples:
+      dcm-processor secret rotate
+      dcm-processor secret rotate scheduler_token dashboard_password
     """
     done = []
     for rotated in rotate(settings(), names):
@@ -49,7 +59,13 @@ def rotate_(names: tuple[str, ...], *, as_json: bool) -> None:
 @secret.command("list")
 @json_option
 def list_(*, as_json: bool) -> None:
-    """List the secrets: where each is, and since when it has its text."""
+    """List the secrets: where each is, and since when it has its text.
+
+    \b
+    Examples:
+      dcm-processor secret list
+      dcm-processor secret list --json
+    """
     folder = settings().secrets
     found = [(name, (folder / name).stat().st_mtime) for name in basedir.SECRETS if (folder / name).exists()]
     if as_json:

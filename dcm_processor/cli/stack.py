@@ -27,7 +27,12 @@ class Scale(click.ParamType[int]):
 
 @click.group()
 def stack() -> None:
-    """Local mode: everything as processes of this machine."""
+    """Local mode: everything as processes of this machine.
+
+    \b
+    Examples:
+      dcm-processor stack status
+    """
 
 
 @stack.command()
@@ -36,7 +41,13 @@ def stack() -> None:
 @click.option("--force", is_flag=True, help="The demo also where other studies or services are.")
 @click.pass_context
 def up(ctx: click.Context, scale: int | None, demo: bool, force: bool) -> None:
-    """Start what does not run, wait until all of it answers, and say what runs where."""
+    """Start what does not run, wait until all of it answers, and say what runs where.
+
+    \b
+    Examples:
+      dcm-processor stack up
+      dcm-processor stack up --scale worker=4
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C: nothing half-started stays
     stack = Stack(settings())
     with display.Progress(display.console(stderr=True)) as progress:
@@ -53,7 +64,12 @@ def up(ctx: click.Context, scale: int | None, demo: bool, force: bool) -> None:
 
 @stack.command()
 def down() -> None:
-    """Stop everything; what waits and what ran is kept."""
+    """Stop everything; what waits and what ran is kept.
+
+    \b
+    Examples:
+      dcm-processor stack down
+    """
     ended = Stack(settings()).down()
     for process in ended.killed:
         click.echo(f"process {process.pid} ({process.name}) did not end by itself and was killed", err=True)
@@ -63,7 +79,13 @@ def down() -> None:
 @stack.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(as_json: bool) -> None:
-    """Say what runs; exit status 1 where nothing does."""
+    """Say what runs; exit status 1 where nothing does.
+
+    \b
+    Examples:
+      dcm-processor stack status
+      dcm-processor stack status --json
+    """
     found = Stack(settings()).status()
     if as_json:
         state, programs = found or (None, [])

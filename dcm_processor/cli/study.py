@@ -4,8 +4,7 @@ from typing import Any
 
 import click
 
-from dcm_processor.cli.client import Client
-from dcm_processor.cli.context import settings
+from dcm_processor.cli.context import scheduler
 from dcm_processor.cli.output import json_option, local_time, printable, seconds_between, show_json, show_table
 from dcm_processor.errors import PermanentError
 from dcm_processor.notes import in_words
@@ -20,6 +19,11 @@ def study() -> None:
     """List, show, explain and rerun studies.
 
     A STUDY is named by Orthanc's identifier or by its StudyInstanceUID.
+
+    \b
+    Examples:
+      dcm-processor study list
+      dcm-processor study show c5ea2cc5-0e791b9c-7b8cd277-91bfc636-f431e78c
     """
 
 
@@ -28,8 +32,14 @@ def study() -> None:
 @click.option("-n", "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
 @json_option
 def list_(state: str | None, limit: int, *, as_json: bool) -> None:
-    """List studies, newest first."""
-    found = list(Client(settings()).pages("/studies", {"state": state}, limit))
+    """List studies, newest first.
+
+    \b
+    Examples:
+      dcm-processor study list
+      dcm-processor study list --state failed --json
+    """
+    found = list(scheduler().pages("/studies", {"state": state}, limit))
     if as_json:
         show_json(found)
         return
@@ -53,8 +63,14 @@ def list_(state: str | None, limit: int, *, as_json: bool) -> None:
 @_STUDY
 @json_option
 def show(study: str, *, as_json: bool) -> None:
-    """Show a study with the jobs of its newest plan, and what happened to it lately (all of it: --json)."""
-    client = Client(settings())
+    """Show a study with the jobs of its newest plan, and what happened to it lately (all of it: --json).
+
+    \b
+    Examples:
+      dcm-processor study show c5ea2cc5-0e791b9c-7b8cd277-91bfc636-f431e78c
+      dcm-processor study show 1.2.840.113619.2.55.3 --json
+    """
+    client = scheduler()
     found = client.get(f"/studies/{client.study_id(study)}")
     if as_json:
         show_json(found)
@@ -107,8 +123,13 @@ def _show_history(history: list[dict[str, Any]]) -> None:
 @_STUDY
 @json_option
 def explain(study: str, *, as_json: bool) -> None:
-    """Show the plan a study would get now, and why. Callbacks are asked; nothing is written or enqueued."""
-    client = Client(settings())
+    """Show the plan a study would get now, and why. Callbacks are asked; nothing is written or enqueued.
+
+    \b
+    Examples:
+      dcm-processor study explain c5ea2cc5-0e791b9c-7b8cd277-91bfc636-f431e78c
+    """
+    client = scheduler()
     found = client.get(f"/studies/{client.study_id(study)}/explain")
     held = found["ending"] == "held"
     if as_json:
@@ -134,8 +155,14 @@ def explain(study: str, *, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Also if the study is held back since it is not complete.")
 @json_option
 def rerun(study: str, jobs: tuple[str, ...], *, force: bool, as_json: bool) -> None:
-    """Plan a study anew with the services of today, and run its jobs."""
-    client = Client(settings())
+    """Plan a study anew with the services of today, and run its jobs.
+
+    \b
+    Examples:
+      dcm-processor study rerun c5ea2cc5-0e791b9c-7b8cd277-91bfc636-f431e78c
+      dcm-processor study rerun c5ea2cc5-0e791b9c-7b8cd277-91bfc636-f431e78c --job dcm2nii
+    """
+    client = scheduler()
     study_id = client.study_id(study)
     body = {"jobs": list(jobs)} if jobs else {}
     accepted = client.post(f"/studies/{study_id}/rerun", {**body, "force": force})

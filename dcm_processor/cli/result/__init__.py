@@ -12,4 +12,10 @@ _VERBS = {
 
 @click.group(cls=LazyGroup, package=__name__, lazy=_VERBS)
 def result() -> None:
-    """List what jobs found, and get the files that they left."""
+    """List what jobs found, and get the files that they left.
+
+    \b
+    Examples:
+      dcm-processor result list --service lungs
+      dcm-processor result get --query PatientID=ABC-* -o results
+    """

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dcm_processor.cli.client import Client
-from dcm_processor.cli.context import settings
+from dcm_processor.cli.context import scheduler
 from dcm_processor.cli.output import json_option, printable, show_json
 from dcm_processor.cli.result.delivery import Came, Place
 from dcm_processor.errors import (
@@ -67,7 +67,7 @@ def get(
     query = _terms([*queries, *more])
     if not query and service is None and job_name is None:
         raise UsageError("say which results: --query, --service or --job (`--query PatientID=` takes all)")
-    client = Client(settings())
+    client = scheduler()
     found = list(client.found("/results/search", {"query": query, "service": service, "jobName": job_name}, _ALL))
     places = [(Place.of(folder, result), result) for result in found]
     told = [_told(place, result, None) for place, result in places] if dry_run else _get(client, folder, places)

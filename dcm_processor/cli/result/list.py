@@ -4,8 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from dcm_processor.cli.client import Client
-from dcm_processor.cli.context import settings
+from dcm_processor.cli.context import scheduler
 from dcm_processor.cli.output import show_json, show_table
 from dcm_processor.cli.result import table
 
@@ -52,7 +51,7 @@ def list_(
     since = (datetime.now(UTC) - timedelta(days=days)).isoformat() if days is not None else None
     terms = {"service": service, "jobName": job_name, "since": since, "named": True, "allAttempts": all_attempts}
     terms |= {"name": names[0]} if len(names) == 1 else {}
-    items = table.only(Client(settings()).found("/results/search", terms, limit), names)
+    items = table.only(scheduler().found("/results/search", terms, limit), names)
     if form == "json":
         show_json(items)
         return

@@ -20,4 +20,10 @@ _VERBS = {
 
 @click.group(cls=LazyGroup, package=__name__, lazy=_VERBS)
 def service() -> None:
-    """Install, update, roll back, disable, back up, remove and list services."""
+    """Install, update, roll back, disable, back up, remove and list services.
+
+    \b
+    Examples:
+      dcm-processor service install lungs -p path/to/lungs
+      dcm-processor service list
+    """

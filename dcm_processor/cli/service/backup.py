@@ -15,7 +15,12 @@ from dcm_processor.store import Store
 @click.option("-b", "--backup", "target", type=FOLDER, required=True, help="The folder that gets a sub-folder NAME.")
 @json_option
 def backup(name: str, target: Path, *, as_json: bool) -> None:
-    """Write a service's registry/ and module/ to a folder from which it can be installed again."""
+    """Write a service's registry/ and module/ to a folder from which it can be installed again.
+
+    \b
+    Examples:
+      dcm-processor service backup lungs -b backups
+    """
     store = Store.of(settings())
     place = store.backup(name, target)
     if as_json:

@@ -14,6 +14,10 @@ def disable(name: str, *, as_json: bool) -> None:
     """Have a service asked for no new plan. Jobs that were planned go on; it stays so until `service enable`.
 
     Neither a restart nor an update changes it; plans say of its jobs that they are disabled.
+
+    \b
+    Examples:
+      dcm-processor service disable lungs
     """
     changed = Store.of(settings()).disable(name)
     if as_json:

@@ -11,7 +11,12 @@ from dcm_processor.store import Store
 @click.argument("name")
 @json_option
 def enable(name: str, *, as_json: bool) -> None:
-    """Have a disabled service asked again."""
+    """Have a disabled service asked again.
+
+    \b
+    Examples:
+      dcm-processor service enable lungs
+    """
     changed = Store.of(settings()).enable(name)
     if as_json:
         show_json({"name": name, "enabled": True, "changed": changed})

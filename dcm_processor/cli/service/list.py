@@ -19,6 +19,11 @@ def list_(*, as_json: bool) -> None:
     """List the installed services: which version, where it came from, and how its environment stands on this host.
 
     SINCE is when that version was made the current one.
+
+    \b
+    Examples:
+      dcm-processor service list
+      dcm-processor service list --json
     """
     store = Store.of(settings())
     found = store.services()

@@ -21,7 +21,13 @@ from dcm_processor.vocabulary import JobState
 @click.option("-b", "--backup", "target", type=FOLDER, help="First back it up to this folder, as `backup` does.")
 @json_option
 def remove(name: str, target: Path | None, *, as_json: bool) -> None:
-    """Remove a service. Its jobs that have not started are cancelled; what runs goes on."""
+    """Remove a service. Its jobs that have not started are cancelled; what runs goes on.
+
+    \b
+    Examples:
+      dcm-processor service remove lungs
+      dcm-processor service remove lungs -b backups
+    """
     store = Store.of(settings())
     store.installed_digest(name)
     ledger = Ledger(settings().database_url)

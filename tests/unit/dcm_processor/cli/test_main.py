@@ -1,5 +1,7 @@
 """What all commands share."""
 
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +86,23 @@ def test_a_reader_that_closes_early_is_no_error(cli: Cli, tmp_path: Path) -> Non
 
 def test_it_says_its_version(cli: Cli) -> None:
     assert cli.done("--version").startswith("dcm-processor, version ")
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colours_are_for_terminals_that_want_them(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_color: str, coloured: bool
+) -> None:
+    """`send` shows what it rejects in red."""
+    monkeypatch.setenv("NO_COLOR", no_color)
+    (tmp_path / "note.txt").write_text("no DICOM")
+    command = [sys.executable, "-m", "dcm_processor.cli", "send", str(tmp_path / "note.txt")]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs) as process:
+        process.wait(60)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as terminal:
+        said = terminal.read1(1 << 16)
+    assert b"rejected" in said
+    assert (b"\x1b[31m" in said) == coloured
+    piped = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert b"\x1b" not in piped.stdout + piped.stderr
