@@ -21,6 +21,7 @@ from redis.retry import Retry
 from dcm_processor.compact_json import dumps, loads
 from dcm_processor.errors import TransportUnavailableError
 from dcm_processor.notes import Progress, progress_of
+from dcm_processor.plan_view import added_params
 from dcm_processor.redis_connection import connect
 
 PREFIX = "dcmproc:"
@@ -66,11 +67,7 @@ class PlanOrder:
 
     def added_params(self, series_id: str | None) -> dict[str, Any]:
         """What a job of the study (None) or of one of its series sees as `added_params`, by job name."""
-        if series_id is None:
-            return self.injected
-        of_series = frozenset(self.seriesJobs)
-        seen = {name: v.get(series_id) if name in of_series else v for name, v in self.injected.items()}
-        return {name: value for name, value in seen.items() if value is not None}
+        return added_params(self.injected, self.seriesJobs, series_id)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ from sqlalchemy import Connection
 from dcm_processor import identity
 from dcm_processor.compact_json import dumps, loads
 from dcm_processor.ledger import plans
-from dcm_processor.manifest import ALL
+from dcm_processor.plan_view import PlanView
 from dcm_processor.transport import Order, PlanOrder, Transport, answers
-from dcm_processor.vocabulary import JobState, Verdict
 
 Made = tuple[Order, str]
 """What an attempt needs, and its queue."""
@@ -24,9 +23,6 @@ RESULT_TTL = 500
 """Seconds that RQ's tools show a finished attempt."""
 FAILURE_TTL = 24 * 3600
 """Seconds that RQ's tools show a failed attempt; the ledger keeps it for good."""
-
-
-_NOT_HERE = "not installed, or not usable"
 
 
 class _CompactJson(Serializer):
@@ -70,7 +66,7 @@ def plan_order_of(plan: Mapping[Any, Any], jobs: Sequence[Mapping[Any, Any]]) ->
         selected=plan["selected"],
         instances=plan["instances"],
         injected=view.injected(),
-        seriesJobs=[name for name, rows in view.by_name.items() if rows[0]["series_id"] is not None],
+        seriesJobs=view.series_jobs,
         services={name: rows[0]["service"] for name, rows in view.by_name.items()},
     )
 
@@ -104,23 +100,8 @@ def _push(queue: Queue, orders: Sequence[Order], pipe: Pipeline) -> None:
     pipe.rpush(queue.key, *(order.attemptId for order in orders))
 
 
-class _PlanView:
-    """A plan's jobs as one of them sees the others (DESIGN 2, "Levels and dependencies")."""
-
-    def __init__(self, jobs: Sequence[Mapping[Any, Any]]) -> None:
-        self._by_id = {job["job_id"]: job for job in jobs}
-        self.by_name: dict[str, list[Mapping[Any, Any]]] = defaultdict(list)
-        for job in jobs:
-            self.by_name[job["job_name"]].append(job)
-
-    def injected(self) -> dict[str, Any]:
-        """Job name -> what its callback injected, of series jobs by series."""
-        found: dict[str, Any] = {}
-        for name, rows in self.by_name.items():
-            each = {row["series_id"]: row["injected"] for row in rows if row["injected"]}
-            if each:
-                found[name] = each if rows[0]["series_id"] is not None else each[None]
-        return found
+class _PlanView(PlanView):
+    """The same, for orders."""
 
     def order(self, job: Mapping[Any, Any]) -> Order:
         settings = job["settings"]
@@ -138,57 +119,7 @@ class _PlanView:
             timeout=settings["timeout"],
             memory=settings["memory"],
             params=settings["params"],
-            inputs=self._inputs(job),
-            outcomes=self._outcomes(job),
+            inputs=self.inputs(job),
+            outcomes=self.outcomes(job),
             pythonVersion=settings.get("pythonVersion"),  # of a plan from before there was such a field: None
         )
-
-    def _outcomes(self, job: Mapping[Any, Any]) -> dict[str, Any]:
-        """Name of a dependency -> how it ended, or why it never ran."""
-        named = {self._by_id[job_id]["job_name"]: None for job_id in job["dependencies"]}
-        named |= dict.fromkeys(name for name in job["settings"]["dependsOn"] if name != ALL)
-        seen: dict[str, Any] = {}
-        for name in named:
-            if (rows := self.by_name.get(name)) is None:
-                seen[name] = {"state": JobState.SKIPPED, "reason": _NOT_HERE}
-                continue
-            own = [row for row in rows if row["series_id"] in (None, job["series_id"])]
-            if job["series_id"] is None and rows[0]["series_id"] is not None:
-                seen[name] = _together(rows)
-            elif own:
-                seen[name] = _outcome(own[0])
-        return seen
-
-    def _inputs(self, job: Mapping[Any, Any]) -> dict[str, Any]:
-        """Job name -> folder of its results below DATA, of finished dependencies."""
-        found: dict[str, Any] = {}
-        for job_id in job["dependencies"]:
-            dependency = self._by_id[job_id]
-            if dependency["state"] != JobState.FINISHED:
-                continue
-            folder = result_folder(dependency)
-            if dependency["series_id"] is None or job["series_id"] is not None:
-                found[dependency["job_name"]] = folder
-            else:
-                found.setdefault(dependency["job_name"], {})[dependency["series_id"]] = folder
-        return found
-
-
-def result_folder(job: Mapping[Any, Any]) -> str:
-    """Where a finished job's results lie, relative to DATA."""
-    folder = f"results/{job['study_id']}/{job['job_name']}"
-    return f"{folder}/{job['series_id']}" if job["series_id"] else folder
-
-
-def _outcome(job: Mapping[Any, Any]) -> dict[str, Any]:
-    return {"state": job["state"] or job["verdict"], "reason": job["reason"]}
-
-
-def _together(rows: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
-    """A series job's outcomes as a study job sees them: one state for all, and each series' own."""
-    states = [row["state"] or row["verdict"] for row in rows if row["verdict"] == Verdict.SCHEDULED] or [
-        row["state"] or row["verdict"] for row in rows
-    ]
-    worst = next((state for state in states if state != JobState.FINISHED), JobState.FINISHED)
-    reason = next((row["reason"] for row in rows if (row["state"] or row["verdict"]) == worst), None)
-    return {"state": str(worst), "reason": reason, "series": {row["series_id"]: _outcome(row) for row in rows}}

@@ -10,10 +10,10 @@ from dcm_processor.judgement import Tries, judge
 from dcm_processor.ledger import attempts, plans, repairs, results
 from dcm_processor.manifest import JobSettings
 from dcm_processor.outcome import Outcome
+from dcm_processor.plan_view import result_folder
 from dcm_processor.transport import Report
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState, RepairKind
 from scheduler.effects import Effects
-from scheduler.enqueue import result_folder
 
 log = structlog.get_logger()
 

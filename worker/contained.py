@@ -15,6 +15,10 @@ from typing import Any, Self
 
 from worker import reaper
 
+LOG_LIMIT = 10_000_000
+"""Bytes of a job's log."""
+START_LIMIT = 600.0
+"""Seconds that a service's module may take to be imported; its `timeout` counts the function alone."""
 _WAKE_SECONDS = 5.0
 _REAPER = str(Path(reaper.__file__))
 

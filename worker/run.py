@@ -27,7 +27,7 @@ from dcm_processor.transport import Order, PlanOrder, Report, Transport
 from dcm_processor.vocabulary import ExitReason
 from worker import copies, notes, output, reaper, runner, studies, surroundings
 from worker.announcer import Announcer
-from worker.contained import Command, Contained, End
+from worker.contained import LOG_LIMIT, START_LIMIT, Command, Contained, End
 from worker.context import CONTEXT, Context, StoppedError
 from worker.environments import Environments
 from worker.exchange import FETCH_PATIENCE, Exchange, patiently
@@ -39,10 +39,6 @@ from worker.verdict import error_class, outcome_of, outcome_of_error
 
 log = structlog.get_logger()
 
-LOG_LIMIT = 10_000_000
-"""Bytes of a job's log."""
-START_LIMIT = 600.0
-"""Seconds that a service's module may take to be imported; its `timeout` counts the function alone."""
 _UNSPOOLED_PATIENCE = 600.0
 _NAMED = 10  # of what cannot travel
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

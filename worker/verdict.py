@@ -2,12 +2,11 @@
 
 import errno
 import traceback
-from typing import Any
+from typing import Any, Protocol
 
 from dcm_processor.contract import TRANSIENT_EXIT
 from dcm_processor.errors import DcmProcessorError, OutageError, PermanentError, ServiceError
 from dcm_processor.outcome import Outcome
-from dcm_processor.transport import Order
 from dcm_processor.vocabulary import ExitReason
 from worker.contained import End
 from worker.environments import EnvironmentFailedError, EnvironmentUnavailableError
@@ -21,7 +20,17 @@ _OUTAGES = frozenset(
 _SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 
 
-def outcome_of(end: End, order: Order, start_timeout: float) -> Outcome:
+class Limits(Protocol):
+    """What an order limits its attempt to: seconds, and bytes of memory."""
+
+    @property
+    def timeout(self) -> float: ...
+
+    @property
+    def memory(self) -> int | None: ...
+
+
+def outcome_of(end: End, order: Limits, start_timeout: float) -> Outcome:
     """Judge the end of a function's process.
 
     What we did counts before what the function did, and what it raised before how its process then ended.
@@ -92,7 +101,7 @@ def error_class(outcome: Outcome) -> str:
 
 
 def _reason(  # noqa: PLR0911 - one reason a return, in the order of what counts first
-    end: End, raised: dict[str, Any] | None, order: Order, start_timeout: float
+    end: End, raised: dict[str, Any] | None, order: Limits, start_timeout: float
 ) -> tuple[ExitReason, str | None, str | None]:
     if end.killed in (ExitReason.CANCELLED, ExitReason.HANDED_BACK):
         return ExitReason(end.killed), None, None

@@ -20,6 +20,7 @@ _NOUNS = {
     "job": "Jobs: list, show, read logs, run again, cancel.",
     "result": "Results: list what jobs found, get the files that they left.",
     "completeness": "Rules that hold studies back: check.",
+    "run": "Run services over a folder of DICOM, with nothing running.",
     "send": "Send DICOM files, folders and zip archives, as a scanner does.",
     "demo": "Send sample studies and show what becomes of them.",
     "secret": "Passwords and tokens: rotate, list.",

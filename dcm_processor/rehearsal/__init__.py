@@ -4,5 +4,5 @@ For those who write services: `service validate`, `service test`, `run`. What de
 (manifest, registry, headers, plan, advance), what calls foreign code is started as a program (`python -m scheduler.…`,
 `python -m worker.…`), since nothing here may import those packages.
 
-Reading order: sources, functions, graph; then studies, children, asking, bench.
+Reading order: sources, functions, graph; then studies, children, bench, whole.
 """

@@ -7,6 +7,7 @@ from dcm_processor.cli.lazy import LazyGroup
 _VERBS = {
     "new": "Make a service from the template.",
     "validate": "Say all that is wrong with services, and draw their plan.",
+    "test": "Run a service on a folder of DICOM, with nothing running.",
     "install": "Install a service, or another version of it.",
     "update": "Install services anew from where they came from.",
     "remove": "Remove a service.",

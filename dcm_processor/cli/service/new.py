@@ -19,7 +19,7 @@ def new(name: str, output: Path, *, as_json: bool) -> None:
     \b
     Examples:
       dcm-processor service new volume
-      dcm-processor service validate volume
+      dcm-processor service test volume
     """
     made = template.write(name, output)
     if as_json:
@@ -27,4 +27,4 @@ def new(name: str, output: Path, *, as_json: bool) -> None:
         show_json({"name": name, "path": str(made), "files": files})
         return
     click.echo(f"service {name}: made in {made}")
-    click.echo(f"next: dcm-processor service validate {made}")
+    click.echo(f"next: dcm-processor service test {made}")

@@ -28,8 +28,8 @@ def validate(paths: Sequence[Path], name: str | None, seconds: float, *, as_json
     """Say all that is wrong with services before they are installed, and draw the plan they make together.
 
     Each fault has its file, field and reason, and the nearest right name. Callbacks and worker functions are imported,
-    each in a process of its own; worker functions only where their environment is built, else their
-    files are read.
+    each in a process of its own; worker functions only where their environment is built (`service test` builds
+    it), else their files are read.
 
     Exit status 1 where there is a fault; warnings are none.
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from scheduler.enqueue import orders_of, plan_order_of, result_folder
+from dcm_processor.plan_view import result_folder
+from scheduler.enqueue import orders_of, plan_order_of
 
 PLAN = {"plan_id": "p", "study_id": "st", "headers": {}, "selected": ["*"], "instances": {"s1": ["i1"], "s2": ["i2"]}}
 
