@@ -15,6 +15,7 @@ from dcm_processor.errors import NotKnownError, PermanentError, TransientError, 
 from dcm_processor.notes import in_words
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.phantoms import SampleStudy
+from dcm_processor.requirements_lock import Locks
 from dcm_processor.scanner import Peer, send
 from dcm_processor.store import Store
 from dcm_processor.vocabulary import JobState, StudyState, Verdict
@@ -135,12 +136,12 @@ class Demo:
         if (known | set(self._orthanc.studies_page(0, look))) - ours:
             raise UsageError(f"other studies are here; the demo is for an installation without any{_FORCE}")
 
-    def install(self, source: Path) -> list[str]:
-        """Install the demo's services from the folder that holds them; returns those that changed.
+    def install(self, source: Path, locks: Locks) -> list[str]:
+        """Install the demo's services from the folder that holds them, as init.sh does; returns those that changed.
 
         Raises ServiceError where one cannot be installed.
         """
-        return [name for name in SERVICES if self._store.install(name, source / name).changed]
+        return [name for name in SERVICES if self._store.install(name, source / name, locks=locks).changed]
 
     def send(self, peer: Peer, on_file: Callable[[], None]) -> int:
         """Send the studies by C-STORE, and ask for a rerun of those that ran before; returns how many instances.

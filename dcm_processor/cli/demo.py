@@ -1,5 +1,6 @@
 """`dcm-processor demo`: see it work, on sample studies."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from dcm_processor.demo import PATIENCE, Demo, rows_of
 from dcm_processor.errors import UsageError
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.phantoms import make_samples
+from dcm_processor.requirements_lock import Locks
 from dcm_processor.scanner import Peer
 from dcm_processor.settings import Settings, checkout_from_environment
 from dcm_processor.stack_state import DEMO_STABLE_AGE, State
@@ -66,7 +68,7 @@ def demo(*, force: bool, folder: Path | None, started_by_us: bool, as_json: bool
         if not force:
             run.refuse_company()
         watched.doing("installing services")
-        run.install(checkout_from_environment() / "services")
+        run.install(checkout_from_environment() / "services", Locks(chosen, os.environ))
         watched.step("services temp and dcm2nii are installed")
         sent = run.send(Peer(*chosen.dicom_address, chosen.DICOM_AET), watched.counting("sending the sample studies"))
         watched.step(

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from dcm_processor import requirements_lock
+from dcm_processor.demo import SERVICES, Demo
 from dcm_processor.manifest import Defaults
 from dcm_processor.requirements_lock import Locks
-from dcm_processor.settings import Settings
+from dcm_processor.settings import CHECKOUT, Settings
 from dcm_processor.store import Store
 from dcm_processor.vocabulary import Level
 from tests.integration.worker.conftest import gone
@@ -167,3 +168,13 @@ def test_requirements_that_compile_for_long_are_ended(
     assert "uv did not end within 8 s" in warning
     assert any("locking the versions of its requirements, " in text for text in said)
     wait_until(lambda: gone(int(pid.read_text())), 10, "what uv started is gone")
+
+
+def test_what_is_installed_again_elsewhere_is_the_same_version(tmp_path: Path) -> None:
+    """The demo and init.sh install the same services, whichever comes first."""
+    store = Store(tmp_path / "registry", tmp_path / "modules", Defaults(Level.STUDY, "default", ("default", "low")))
+    locks = Locks(settings(tmp_path), ENVIRON)
+    for name in SERVICES:
+        first = store.install(name, CHECKOUT / "services" / name, locks=locks)
+        assert first.warnings == ()
+    assert Demo(None, None, store, []).install(CHECKOUT / "services", locks) == []  # type: ignore[arg-type]

@@ -85,8 +85,12 @@ def _wait(settings: Settings, store: Store, names: Collection[str]) -> None:
                 quiet = now
             somebody = held(settings.envs / BUILDERS, exclusively=True)
             if not somebody or now > quiet + _BEGIN_SECONDS:
-                why = "no worker has begun to" if somebody else "no worker runs on this host"
-                text = f"the environment of {', '.join(pending)} is not built yet: {why}; the first job would build it"
+                why = (
+                    "no worker has begun to"
+                    if somebody
+                    else "no worker runs on this host, the next that does builds it"
+                )
+                text = f"the environment of {', '.join(pending)} is not built yet: {why}"
                 click.echo(text, err=True)
                 break
             progress("; ".join(_line(settings, *each, now - began) for each in pending.items()))
