@@ -87,7 +87,11 @@ def _inside(source: Local, folder: Path, subdirectory: str | None) -> Path:
 @contextmanager
 def _place(run: Path) -> Iterator[Path]:
     """An empty folder, gone at the end; those of killed ones go first."""
-    run.mkdir(parents=True, exist_ok=True)
+    if not run.exists():
+        run.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:  # with sudo: the platform, which is not root, writes to it later
+            owner = run.parent.stat()
+            os.chown(run, owner.st_uid, owner.st_gid)
     for left in run.glob(f"{_PLACE}*"):
         with suppress(OSError):
             _remove_unless_used(left)

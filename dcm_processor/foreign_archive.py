@@ -86,7 +86,7 @@ class _Unpacking:
 
     def _member(self, found: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
         kind = stat.S_IFMT(info.external_attr >> 16)
-        path = checked(info.filename)
+        path = _inside(info.filename)
         if info.flag_bits & 0x1:
             raise ArchiveError("the archive is encrypted; make one that is not")
         if info.compress_type not in _METHODS:
@@ -117,12 +117,9 @@ class _Unpacking:
                 raise ArchiveError("the archive is damaged, or was cut: it has no end")
 
     def _entry(self, found: tarfile.TarFile, info: tarfile.TarInfo) -> None:
-        name = info.name
-        while name.startswith("./"):
-            name = name[2:].lstrip("/")
-        if info.isdir() and name in ("", "."):
-            return
-        path = checked(name)
+        if info.isdir() and not info.name.strip("./"):
+            return  # the folder that was packed
+        path = _inside(info.name)
         if info.isdir():
             self._folder.folders(path)
         elif info.issym():
@@ -187,6 +184,13 @@ class _Forward:
 
     def tell(self) -> int:
         return self._at
+
+
+def _inside(name: str) -> PurePosixPath:
+    """A path inside, as `checked` has it; `./` before it is how some tools say so."""
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    return checked(name)
 
 
 def _check_directory(opened: IO[bytes]) -> None:

@@ -179,8 +179,10 @@ class _Git:
         with self._started(["ls-tree", "-r", "-z", "-l", "--full-tree", tree], stdin=subprocess.DEVNULL) as child:
             assert child.stdout is not None
             text = child.stdout.read(_LISTING)
-            if child.stdout.read(1):
+            if len(text) == _LISTING:
                 raise self._too_much()
+            if child.wait():
+                raise SourceError(f"{self._repository}: {self._why()}")
         entries = []
         for line in text.split(b"\0")[:-1]:
             found = _ENTRY.fullmatch(line)

@@ -280,6 +280,30 @@ def test_nothing_of_a_repository_and_no_hook_or_filter_is_run(there: Installatio
     assert there.content("lung", "worker.py") == (folder / "module" / "worker.py").read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "believed"),
+    [("..", False), (".git", False), ("a/../../b", False), ("..", True), (".", True), ("a/../../b", True)],
+)
+def test_a_repository_whose_names_lead_out_is_refused(
+    there: Installation, monkeypatch: pytest.MonkeyPatch, name: str, *, believed: bool
+) -> None:
+    """By git, and by us where git lets it pass."""
+    if believed:
+        monkeypatch.setattr(git, "_SETTINGS", ())
+    there.service("lung")
+    there.repository.commit()
+    bare = there.repository.bare
+    blob = run_git(bare, "rev-parse", "main:lung/module/n")
+    service = run_git(bare, "rev-parse", "main:lung")
+    tree = b"40000 lung\0" + bytes.fromhex(service) + f"100644 {name}\0".encode() + bytes.fromhex(blob)
+    (there.folder / "tree").write_bytes(tree)
+    made = run_git(bare, "hash-object", "--literally", "-w", "-t", "tree", there.folder / "tree")
+    run_git(bare, "update-ref", "refs/heads/main", run_git(bare, "commit-tree", "-m", "evil", made))
+    there.refused("install", "lung", "-p", there.repository.url())
+    assert there.listed() == {}
+    assert not [path for path in there.folder.rglob("b") if path.is_file()]
+
+
 def test_a_repository_that_is_too_large_is_refused_while_it_comes(
     there: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,6 +426,16 @@ def test_what_is_neither_folder_nor_archive_nor_repository_is_said(there: Instal
     there.service("lung")
     there.repository.commit()
     assert "name it as git+file://" in there.refused("install", "x", "-p", there.repository.bare)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root only: another user is needed")
+def test_what_root_unpacks_takes_no_folder_from_the_user_of_the_platform(there: Installation) -> None:
+    """After `sudo bash service.sh install` the platform writes to BASEDIR/run as before."""
+    there.base.mkdir()
+    os.chown(there.base, 65534, 65534)
+    folder = make_service(there.folder / "made" / "lung", "lung")
+    there.done("install", "lung", "-p", shutil.make_archive(str(there.folder / "lung"), "zip", folder))
+    assert (there.base / "run").stat().st_uid == 65534
 
 
 # -- several at once, and cut short
