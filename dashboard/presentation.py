@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from dcm_processor.notes import SHOWN
+
 NAMES_SHOWN = 12
 """Jobs of one state and reason that a line names before it only counts."""
 RESULTS_SHOWN = 12
@@ -77,10 +79,11 @@ class ShownResult:
 
 @dataclass(frozen=True)
 class ShownResults:
-    """An attempt's named results: the first ones, and the rest."""
+    """An attempt's named results: the first ones, and the rest; `cut`: there may be more than the page was told."""
 
     first: tuple[ShownResult, ...]
     rest: tuple[ShownResult, ...]
+    cut: bool
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ def phases(attempt: Mapping[str, Any]) -> str:
 def named_results(attempt: Mapping[str, Any]) -> ShownResults:
     """What an attempt's job named, in its order."""
     shown = tuple(_shown(each) for each in attempt.get("results") or [])
-    return ShownResults(shown[:RESULTS_SHOWN], shown[RESULTS_SHOWN:])
+    return ShownResults(shown[:RESULTS_SHOWN], shown[RESULTS_SHOWN:], len(shown) >= SHOWN)
 
 
 def _shown(result: Mapping[str, Any]) -> ShownResult:

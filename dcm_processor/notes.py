@@ -22,6 +22,9 @@ LATEST = 253_402_300_799.0
 LONGEST = 16 * 1024
 """Bytes of one note as JSON: more than the longest has that can be."""
 
+SHOWN = 100
+"""Of each attempt's results so many are told with its study, or in a list of jobs: there may be thousands of series."""
+
 
 @dataclass(frozen=True)
 class NamedResult:

@@ -8,10 +8,11 @@ from dcm_processor.cli.context import scheduler
 from dcm_processor.cli.output import json_option, local_time, printable, seconds_between, show_json, show_table
 from dcm_processor.errors import PermanentError
 from dcm_processor.notes import in_words
-from dcm_processor.vocabulary import StudyState, Verdict
+from dcm_processor.vocabulary import AttemptState, StudyState, Verdict
 
 _STUDY = click.argument("study")
 _LAST = 15  # entries of a history
+_MOST_RESULTS = 40
 
 
 @click.group()
@@ -104,10 +105,27 @@ def _show_plan(plan: dict[str, Any], *earlier: dict[str, Any]) -> None:
         for job in plan["jobs"]
     ]
     show_table(("JOB", "SERIES", "STATE", "ATTEMPT", "TOOK", "REASON", "ID"), rows, "no service is installed")
+    _show_results(plan["jobs"])
     for fault in plan["faults"]:
         click.echo(f"warning: {printable(fault)}", err=True)
     if earlier:
         click.echo(f"earlier plans: {len(earlier)}; --json shows them")
+
+
+def _show_results(jobs: list[dict[str, Any]]) -> None:
+    """What the plan's jobs found and named, as far as it is few lines."""
+    rows = [
+        (job["jobName"], _short(job["seriesId"]), result["name"], result["value"], result["unit"])
+        for job in jobs
+        for attempt in job["attempts"][-1:]
+        for result in attempt["results"]
+        if attempt["state"] == AttemptState.FINISHED
+    ]
+    if rows:
+        click.echo()
+        show_table(("JOB", "SERIES", "RESULT", "VALUE", "UNIT"), rows[:_MOST_RESULTS], "")
+    if len(rows) > _MOST_RESULTS:
+        click.echo(f"and {len(rows) - _MOST_RESULTS} more results; `dcm-processor result list` has all")
 
 
 def _show_history(history: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, exists, insert, select
+from sqlalchemy import Connection, RowMapping, Select, exists, func, insert, select
 
 from dcm_processor.ledger.schema import attempts, jobs, plans, results
 from dcm_processor.matching import Query
@@ -25,6 +25,8 @@ _ABOUT = (
 )  # fmt: skip
 _OF_SERIES = frozenset({"SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"})
 _LONGEST = 1024  # characters of an element that are told
+MOST = 20_000
+"""Results on one page: one with so many ends early."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +54,42 @@ def add(db: Connection, attempt_id: str, found: Sequence[NamedResult]) -> None:
         db.execute(_ADD, rows)
 
 
-def of_jobs(db: Connection, job_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """attempt id -> name, value and unit of its results in order, of all attempts of these jobs (at most 1000)."""
+def of_jobs(db: Connection, job_ids: Sequence[str], most: int) -> dict[str, list[dict[str, Any]]]:
+    """attempt id -> name, value and unit of its first results, of all attempts of these jobs (at most 1000)."""
     query = select(results).join(attempts, attempts.c.attempt_id == results.c.attempt_id)
-    return _named(db, query.where(attempts.c.job_id.in_(job_ids)))
+    return _named(db, query.where(attempts.c.job_id.in_(job_ids), results.c.position < most))
 
 
 def search(db: Connection, cursor: str | None, limit: int, terms: Terms) -> tuple[list[dict[str, Any]], str | None]:
     """Ended attempts as the API tells of them, newest job first, and the cursor of the next page.
 
-    So many are looked at, of which any number may match the query. Raises ValueError where the cursor is none of ours.
+    `limit` are looked at, or fewer where they have many results; any number of these may match the query.
+
+    Raises ValueError where the cursor is none of ours.
     """
     rows = db.execute(_candidates(cursor, terms).limit(limit + 1)).mappings().all()
-    matching = list(_matching(db, rows[:limit], terms.query))
-    ids = [row["attempt_id"] for row, _ in matching]
-    named = _named(db, select(results).where(results.c.attempt_id.in_(ids)))
+    looked_at = rows[:limit]
+    matching = list(_matching(db, looked_at, terms.query))
+    fits = _fitting(db, [row["attempt_id"] for row, _ in matching])
+    if fits < len(matching):
+        looked_at = rows[: rows.index(matching[fits][0])]
+        matching = matching[:fits]
+    named = _named(db, select(results).where(results.c.attempt_id.in_([row["attempt_id"] for row, _ in matching])))
     items = [{**_item(row), **about, "results": named.get(row["attempt_id"], [])} for row, about in matching]
-    last = rows[limit - 1] if len(rows) > limit else None
+    last = looked_at[-1] if len(rows) > len(looked_at) else None
     return items, f"{last['created_at']!r}~{last['attempt_id']}" if last is not None else None
+
+
+def _fitting(db: Connection, attempt_ids: Sequence[str]) -> int:
+    """How many of the attempts, from the first on, go onto one page with their results; one always does."""
+    query = select(results.c.attempt_id, func.count()).where(results.c.attempt_id.in_(attempt_ids))
+    counts = {row[0]: int(row[1]) for row in db.execute(query.group_by(results.c.attempt_id))}
+    total = 0
+    for place, attempt_id in enumerate(attempt_ids):
+        total += counts.get(attempt_id, 0)
+        if total > MOST and place:
+            return place
+    return len(attempt_ids)
 
 
 def _candidates(cursor: str | None, terms: Terms) -> Select[Any]:

@@ -10,12 +10,14 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, func, select
 
 from dcm_processor.history import history
+from dcm_processor.job_helper.dcm_processor_job import MAX_RESULTS
 from dcm_processor.ledger import results
 from dcm_processor.ledger.schema import attempts as attempts_table
 from dcm_processor.ledger.schema import events as events_table
 from dcm_processor.ledger.schema import jobs as jobs_table
 from dcm_processor.ledger.schema import plans as plans_table
 from dcm_processor.ledger.schema import studies as studies_table
+from dcm_processor.notes import SHOWN
 from dcm_processor.vocabulary import Verdict
 
 _STUDIES_CURSOR = re.compile(r"[0-9]{1,18}")  # what fits a database's integer
@@ -156,7 +158,7 @@ def standing(db: Connection, job_ids: Sequence[str]) -> dict[str, dict[str, Any]
 
 def job(db: Connection, job_id: str) -> dict[str, Any] | None:
     row = db.execute(select(jobs_table).where(jobs_table.c.job_id == job_id)).mappings().one_or_none()
-    return None if row is None else {**_job(row), "attempts": _attempts(db, [job_id])[job_id]}
+    return None if row is None else {**_job(row), "attempts": _attempts(db, [job_id], MAX_RESULTS)[job_id]}
 
 
 def job_summaries(db: Connection, plan_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -283,11 +285,11 @@ def _job(row: RowMapping) -> dict[str, Any]:
     }
 
 
-def _attempts(db: Connection, job_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def _attempts(db: Connection, job_ids: Sequence[str], most_results: int = SHOWN) -> dict[str, list[dict[str, Any]]]:
     """job id -> its attempts in order; SQLite takes at most 32,766 parameters, so in portions."""
     result: dict[str, list[dict[str, Any]]] = {job_id: [] for job_id in job_ids}
     for portion in _portions(job_ids, 1000):
-        named = results.of_jobs(db, portion)
+        named = results.of_jobs(db, portion, most_results)
         query = select(attempts_table).where(attempts_table.c.job_id.in_(portion)).order_by(attempts_table.c.attempt)
         for row in db.execute(query).mappings():
             result[row["job_id"]].append(

@@ -71,7 +71,9 @@ class Attempt(Answer):
     details: dict[str, Any] = Field(
         description="`exitStatus`, `signal`, `environment`; `peakMemory` and `logSize` in bytes."
     )
-    results: list[NamedResult] = Field(description="What the job named as its results, however the attempt ended.")
+    results: list[NamedResult] = Field(
+        description="What the job named, however the attempt ended; in a study or a list of jobs the first 100."
+    )
     progress: Progress | None = Field(description="How far it is, of an attempt that runs and says so; else null.")
 
 

@@ -11,6 +11,7 @@ from dcm_processor.ledger import results
 from dcm_processor.notes import NamedResult
 from dcm_processor.vocabulary import JobState
 from tests.integration.cli.test_study_and_job import Here, cli, here  # noqa: F401 - fixtures
+from tests.integration.scheduler.api.stand import study_id
 from tests.unit.dcm_processor.cli.conftest import Cli
 
 ENDED = {"state": "finished", "started_at": 1.0, "ended_at": 2_000_000_000.0}
@@ -81,6 +82,9 @@ def test_units_that_differ_are_warned_of_beside_pure_csv(here: Here, cli: Cli) -
 
 
 def test_a_running_jobs_results_and_a_jobs_page_are_told(here: Here, cli: Cli, filled: list[str]) -> None:  # noqa: F811
+    assert ["segment", "", "volume", "4810.5", "ml"] in [
+        line.split("\t") for line in cli.done("study", "show", study_id(1)).splitlines()
+    ]
     shown = cli.done("job", "show", filled[0])
     assert "volume = 4810.5 ml" in shown
     runs = {"job_name": "busy", "state": JobState.STARTED, "tries": [{"state": "started"}]}

@@ -13,7 +13,7 @@ from dcm_processor.identity import attempt_id
 from dcm_processor.ledger import Ledger, attempts, plans, results, retention, studies
 from dcm_processor.ledger.results import Terms
 from dcm_processor.matching import Query
-from dcm_processor.notes import NamedResult
+from dcm_processor.notes import SHOWN, NamedResult
 from dcm_processor.vocabulary import AttemptState, EventKind, JobState, StudyState
 from tests.integration.ledger.test_ledger import STUDY, add_plan, job_row
 
@@ -79,7 +79,7 @@ def test_values_keep_their_kind_and_order(ledger: Ledger) -> None:
     with ledger.write() as db:
         results.add(db, attempt, named)
     with ledger.read() as db:
-        found = results.of_jobs(db, [attempt.rpartition("-")[0]])[attempt]
+        found = results.of_jobs(db, [attempt.rpartition("-")[0]], 100)[attempt]
     assert found == [each.to_json() for each in named]
     assert [type(each["value"]) for each in found] == [type(each.value) for each in named]
 
@@ -209,3 +209,29 @@ def test_names_are_asked_for_and_pages_hold_every_attempt_once(ledger: Ledger) -
     assert item["SeriesDescription"] is None
     with pytest.raises(ValueError, match="none of a list of results"):
         ledger.results("x")
+
+
+def test_thousands_of_results_are_told_in_portions(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a study each attempt's first; all of them with the job alone, and in a search page by page."""
+    many = [NamedResult(f"n{number:04}", number) for number in range(2_000)]
+    begun = begin(ledger, "one", "two", "three")
+    with ledger.write() as db:
+        for attempt in begun:
+            results.add(db, attempt, many)
+            attempts.end(db, attempt, AttemptState.FINISHED, {}, now=200.0)
+            attempts.set_job(db, attempt.rpartition("-")[0], {"state": JobState.FINISHED, "ended_at": 200.0})
+    study, job = ledger.study(STUDY), ledger.job(begun[0].rpartition("-")[0])
+    assert study is not None
+    assert job is not None
+    told = [attempt["results"] for job in study["plans"][0]["jobs"] for attempt in job["attempts"]]
+    assert [len(each) for each in told] == [SHOWN] * 3
+    assert [each["name"] for each in told[0][:2]] == ["n0000", "n0001"]
+    assert len(job["attempts"][0]["results"]) == 2_000
+    monkeypatch.setattr(results, "MOST", 4_500)
+    first = ledger.results(limit=10)
+    second = ledger.results(first.next_cursor, limit=10)
+    assert [len(page.items) for page in (first, second)] == [2, 1]
+    assert {item["attemptId"] for item in first.items + second.items} == set(begun)
+    assert second.next_cursor is None
+    monkeypatch.setattr(results, "MOST", 10)
+    assert len(ledger.results(limit=10).items) == 1

@@ -174,6 +174,8 @@ def test_of_many_results_the_first_stand_open() -> None:
     many = [{"name": f"n{number}", "value": number, "unit": "ml"} for number in range(40)]
     found = presentation.named_results({"results": many})
     assert (len(found.first), len(found.rest)) == (presentation.RESULTS_SHOWN, 40 - presentation.RESULTS_SHOWN)
+    assert not found.cut
+    assert presentation.named_results({"results": many * 3}).cut
 
 
 @pytest.mark.parametrize(("fraction", "text"), [(0, "0 %"), (0.425, "42 %"), (0.999, "99 %"), (1, "100 %")])
