@@ -163,3 +163,22 @@ def test_what_a_worker_spooled_with_its_results_is_sent_by_the_next(stand: Stand
     assert stand.reports("job-1", "outcome") == []
     stand.start()
     assert stand.outcome().results == (NamedResult("volume", 3),)
+
+
+def test_each_job_of_a_service_has_its_own_results_however_its_process_came_to_be(stand: Stand) -> None:
+    """Also where a process that imported the module is kept, and forks for each."""
+    stand.service(
+        """
+        import dcm_processor_job
+
+        def work(params, **kwargs):
+            dcm_processor_job.progress(params["number"] / 10)
+            dcm_processor_job.result("number", params["number"])
+            dcm_processor_job.result(f"only of {params['number']}", True)
+        """
+    )
+    stand.start()
+    for number in range(1, 5):
+        attempt_id = stand.enqueue(f"job{number}-1", params={"number": number})
+        found = stand.outcome(attempt_id).results
+        assert found == (NamedResult("number", number), NamedResult(f"only of {number}", value=True))
