@@ -1,5 +1,6 @@
 """`dcm-processor result list`."""
 
+import sys
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -9,6 +10,8 @@ from dcm_processor.cli.output import show_json, show_table
 from dcm_processor.cli.result import table
 
 _ALL = 10**9
+_COLUMNS = 8
+"""Names that a terminal has room for."""
 
 
 @click.command("list")
@@ -67,6 +70,10 @@ def list_(
 
 def _show(items: list[table.Row], *, long: bool, all_attempts: bool) -> None:
     about = (*table.SHORT, "attempt", "state") if all_attempts else table.SHORT
+    names = list(dict.fromkeys(result["name"] for item in items for result in item["results"]))
+    if not long and sys.stdout.isatty() and len(names) > _COLUMNS:
+        items = table.only(items, names[:_COLUMNS])
+        click.echo(f"{len(names) - _COLUMNS} more names; `--name`, `--long` and `--csv` show them", err=True)
     columns, rows = table.long(items, about) if long else table.wide(items, about)
     heads = [name.upper() if name in table.ABOUT else name for name in columns]
     empty = "no job of this service has named a result; docs/services.md says how: dcm_processor_job.result"

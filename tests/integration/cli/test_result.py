@@ -72,6 +72,20 @@ def test_json_and_the_table_have_them_too(cli: Cli) -> None:  # noqa: F811
     assert table[2][4:] == ["4810.5", "", "=1+1; Größe"]
 
 
+def test_a_terminal_shows_as_many_columns_as_it_has_room_for(
+    here: Here,  # noqa: F811
+    cli: Cli,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (job_id,) = here.plan(here.study(1), {"job_name": "segment", "tries": [ENDED]})
+    name(here, job_id, 1, *(NamedResult(f"n{number}", number) for number in range(30)))
+    assert "n29" in cli.done("result", "list", "--service", "temp")
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _self: True)
+    result = cli("result", "list", "--service", "temp")
+    assert "22 more names" in result.stderr
+    assert ("n7" in result.stdout, "n8" in result.stdout) == (True, False)
+
+
 def test_units_that_differ_are_warned_of_beside_pure_csv(here: Here, cli: Cli) -> None:  # noqa: F811
     for number, unit in ((1, "ml"), (2, "l")):
         (job_id,) = here.plan(here.study(number), {"job_name": "segment", "tries": [ENDED]})
