@@ -76,8 +76,8 @@ class LogDisplay(Display):
 
 
 def named(job: PlannedJob) -> str:
-    """A job, with its series."""
-    return f"{job.key.job_name} of series {job.key.series_id}" if job.key.series_id else job.key.job_name
+    """A job, with the beginning of its series' identifier, as in `study show`."""
+    return f"{job.key.job_name} of series {job.key.series_id[:8]}" if job.key.series_id else job.key.job_name
 
 
 def size(number: float) -> str:

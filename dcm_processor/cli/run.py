@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, show_json, show_table
 from dcm_processor.cli.rehearsal_display import document, named, size, tell
+from dcm_processor.errors import UsageError
 from dcm_processor.plan import Plan, PlannedJob
 from dcm_processor.rehearsal.bench import Display, Job, Rehearsed
 from dcm_processor.rehearsal.studies import Study
@@ -23,24 +24,38 @@ _FOLDER = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=_FOLDER)
-@click.option("--services", "-s", type=_FOLDER, multiple=True, required=True, help="A service's folder; repeat it.")
-@click.option("-o", "--output", type=_FOLDER, required=True, help="A new folder for results and logs.")
+@click.option(
+    "--services", "-s", type=_FOLDER, multiple=True, required=True, help="A service's folder; more may follow."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=_FOLDER,
+    default=Path("dcm-processor-results"),
+    show_default=True,
+    help="A new folder for results and logs.",
+)
 @json_option
 def run(paths: Sequence[Path], services: Sequence[Path], output: Path, *, as_json: bool) -> None:
     """Plan and run services together over files, folders or zip archives of DICOM, as the platform would.
 
     Every study found gets a plan: stages, dependencies, levels, sortPosition and injected parameters are as on the
     platform, by the same code. Jobs run one after the other, each with one attempt. What they leave is in
-    OUTPUT/<studyId>/<jobName>[/<seriesId>], what they print in OUTPUT/logs.
+    OUTPUT/<studyId>/<jobName>[/<seriesId>], what they print in OUTPUT/logs. A service's folder among PATHS is one of
+    the services.
 
     Exit status 1 where a callback or a job failed.
 
     \b
     Examples:
-      dcm-processor run scans -s services/dcm2nii -s volume -o out
-      dcm-processor run study.zip --services volume -o out --json
+      dcm-processor run scans --services services/dcm2nii volume -o out
+      dcm-processor run study.zip --services volume --json
     """
-    request = Request(services, paths, results=output)
+    beside = [path for path in paths if (path / "registry" / "settings.json").exists()]
+    dicom = [path for path in paths if path not in beside]
+    if not dicom:
+        raise UsageError("no DICOM is named: `dcm-processor run FOLDER --services DIR…`")
+    request = Request([*services, *beside], dicom, results=output)
     with (
         _Shown(Console(stderr=True)) as shown,
         rehearsal(request, settings(), shown, shown.looked_at) as ready,
@@ -107,10 +122,15 @@ def _report(studies: Sequence[Rehearsed]) -> None:
             named(job.planned),
             str(job.state),
             "" if job.seconds is None else f"{job.seconds:.1f} s",
-            f"{len(job.files)} files, {size(sum(length for _, length in job.files))}" if job.files else "",
+            _left(job),
             job.reason if job.state != "finished" else "",
         )
         for study in studies
         for job in study.jobs
     ]
     show_table(("STUDY", "JOB", "STATE", "TIME", "LEFT", "WHY"), rows, "no service has a job")
+
+
+def _left(job: Job) -> str:
+    count = len(job.files)
+    return f"{count} file{'s' * (count != 1)}, {size(sum(length for _, length in job.files))}" if count else ""

@@ -48,5 +48,5 @@ def test(
     if any(job.is_wrong for job in jobs):
         raise SystemExit(1)
     if not any(job.state == JobState.FINISHED for job in jobs):
-        click.secho("no job ran: see what the callbacks said", err=True, fg="yellow")
+        click.secho("no job ran: see above why; services that it depends on are named by --with", err=True, fg="yellow")
         raise SystemExit(1)

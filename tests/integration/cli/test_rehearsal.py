@@ -274,6 +274,16 @@ def test_a_chain_runs_by_stage_dependency_and_level(author: Author, study: Study
 
 
 @pytest.mark.usefixtures("study")
+def test_services_may_follow_one_option_and_results_have_a_usual_place(author: Author) -> None:
+    first, second = author.service("first"), author.service("second", {"dependsOn": "first"})
+    jobs = author.jobs("run", "dicom", "--services", first, second)
+    assert [(job["jobName"], job["state"]) for job in jobs] == [("first", "finished"), ("second", "finished")]
+    assert len(list((author.folder / "dcm-processor-results").glob("*/second"))) == 1
+    _, err = author("run", second, "--services", first, status=2)
+    assert "no DICOM is named" in err
+
+
+@pytest.mark.usefixtures("study")
 def test_services_may_import_each_other_and_files_of_their_names_lie_in_nobodys_way(author: Author) -> None:
     base = author.service("base", worker="def worker(): pass\ndef helped(): return 'helped'\n")
     demo = author.service("demo", worker="from base.worker import helped\ndef worker(): print(helped())\n")
