@@ -8,6 +8,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from dcm_processor.manifest import ALL, Fault
@@ -25,6 +26,32 @@ class JobKey:
     series_id: str | None
 
 
+class ReadPlace(StrEnum):
+    """Where in `headers` a callback read something."""
+
+    TOP = "top"
+    SERIES = "series"  # in the entries of `series`
+
+
+class ReadFound(StrEnum):
+    """Whether what a callback read was there, and if not why."""
+
+    PRESENT = "present"
+    ABSENT = "absent"  # the study does not have it
+    NOT_SELECTED = "notSelected"  # by HEADER_FIELDS
+    DIFFERS = "differs"  # series have it, and do not agree: so it is not at the top
+    UNKNOWN = "unknown"  # no DICOM keyword
+
+
+@dataclass(frozen=True)
+class HeaderRead:
+    """A keyword that a callback read (`*`: it went through all of them); the value is not kept."""
+
+    keyword: str
+    place: ReadPlace
+    found: ReadFound
+
+
 @dataclass(frozen=True)
 class CallbackOutcome:
     """What became of asking a callback: its answer, or the error (one line) in place of an answer."""
@@ -34,6 +61,7 @@ class CallbackOutcome:
     error: str | None = None
     traceback: str | None = None
     output: str = ""
+    reads: tuple[HeaderRead, ...] | None = None  # None: they were not recorded
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from pydicom.datadict import tag_for_keyword
 
 from dcm_processor import contract
 from dcm_processor.errors import TransientError
-from dcm_processor.plan import CallbackOutcome, JobKey, instances_of
+from dcm_processor.plan import CallbackOutcome, JobKey, ReadPlace, instances_of
 from dcm_processor.registry import Job
+from scheduler.reading import MOST, Seen, told
 from scheduler.ward import DUMP_SIGNAL, NUMBER, TAKEN, Ward
 from scheduler.warden import Warden
 
@@ -47,11 +48,14 @@ def run_callbacks(
     selected: Sequence[str],
     folders: Mapping[str, Path],
     timeout: float,
+    *,
+    recording: bool = False,
 ) -> dict[JobKey, CallbackOutcome]:
     """What the callbacks of all enabled jobs say of a study; nothing that a callback does makes it raise.
 
     `jobs` are in plan order; `headers` are the study's; `selected` is HEADER_FIELDS; `folders` maps services
-    to their registry folders; `timeout` is what each callback has, in seconds.
+    to their registry folders; `timeout` is what each callback has, in seconds. With `recording` the outcomes have what
+    was read of the headers.
 
     Raises TransientError where no process for them can be started.
     """
@@ -69,11 +73,20 @@ def run_callbacks(
             if ward is None or ward.owner not in (None, job.service):
                 stack.close()
                 injected = {other: outcome.injected for other, outcome in outcomes.items()}
-                inside = Ward(calls, study, selected, folders=folders, injected=injected, services=services)
+                inside = Ward(
+                    calls,
+                    study,
+                    selected,
+                    folders=folders,
+                    injected=injected,
+                    services=services,
+                    recording=recording,
+                )
                 ward = stack.enter_context(contextlib.closing(_Conversation(inside)))
             answer = ward.ask(number, job.service, timeout)
             notes = "".join(_notes(answer.missed, selected, study))
-            outcomes[key] = replace(answer.outcome, output=answer.outcome.output + notes)
+            reads = told(answer.read, study, selected) if recording else None
+            outcomes[key] = replace(answer.outcome, output=answer.outcome.output + notes, reads=reads)
             hangs[key.job_name] += answer.hung
             if answer.last:
                 stack.close()
@@ -102,6 +115,7 @@ def _notes(missed: Sequence[str], selected: Sequence[str], headers: Mapping[str,
 class _Answer:
     outcome: CallbackOutcome
     missed: Sequence[str] = ()
+    read: Sequence[Seen] = ()
     last: bool = True  # its ward cannot be asked again
     hung: bool = False
 
@@ -169,7 +183,7 @@ class _Conversation:
                 traceback=said["traceback"] and _clean(said["traceback"]),
                 output=str(self._printed),
             )
-            return _Answer(outcome, list(said["missed"]), bool(said["last"]))
+            return _Answer(outcome, list(said["missed"]), _seen(said["read"]), bool(said["last"]))
         except (ValueError, TypeError, LookupError, AttributeError):
             reason = "the callback wrote into the socket that its answer goes through"
             return _Answer(_errored(reason, str(self._printed)))
@@ -259,6 +273,14 @@ class _Printed:
         gap = f"\n[… {cut:,} bytes cut …]\n".encode() if cut else b""
         text = _clean(bytes(self._first + gap + self._last).decode(errors="replace"))
         return text if not text or text.endswith("\n") else text + "\n"
+
+
+def _seen(said: Sequence[Any]) -> list[Seen]:
+    """What the ward says was read; it runs foreign code, so it may say anything.
+
+    Raises ValueError or TypeError for what is no such list.
+    """
+    return [Seen(_clean(str(keyword)), ReadPlace(place), bool(there)) for keyword, place, there in said[:MOST]]
 
 
 def _clean(text: str) -> str:

@@ -1,7 +1,7 @@
 """Asking what plan a study would get now, in a process of its own: callbacks are foreign code and may hang or crash.
 
-As a program (`python -m scheduler.explaining`) it is that process: it reads `{"settings", "studyId"}` from stdin and
-writes `{"plan"}`, or `{"error", "message"}` for an error of ours, to stdout.
+As a program (`python -m scheduler.explaining`) it is that process: it reads `{"settings", "studyId", "reads"}`
+from stdin and writes `{"plan"}`, or `{"error", "message"}` for an error of ours, to stdout.
 """
 
 import contextlib
@@ -33,8 +33,10 @@ class Explainer:
         self._free = threading.BoundedSemaphore(at_once)
         self._program = program
 
-    def __call__(self, study_id: str) -> Mapping[str, Any]:
+    def __call__(self, study_id: str, *, reads: bool = False) -> Mapping[str, Any]:
         """The plan the study would get now, nothing enqueued: the fields of scheduler.api.models.Explained.
+
+        With `reads` it has what callbacks read of the headers.
 
         Raises what scheduler.planning.explain raises, TransientError where too many are asked for at once, TimeoutError
         where it took too long, and RuntimeError where the child died.
@@ -42,7 +44,7 @@ class Explainer:
         if not self._free.acquire(blocking=False):
             raise TransientError("the scheduler explains as many studies as it can at once; try again in a few seconds")
         try:
-            answer = self._ask({"settings": self._settings, "studyId": study_id})
+            answer = self._ask({"settings": self._settings, "studyId": study_id, "reads": reads})
         finally:
             self._free.release()
         if "error" in answer:
@@ -82,7 +84,7 @@ def main() -> None:
         planning.stay_small()
         try:
             settings, study_id = Settings.model_validate(question["settings"]), question["studyId"]
-            plan = planning.explain(settings, study_id, _held_since(settings, study_id))
+            plan = planning.explain(settings, study_id, _held_since(settings, study_id), reads=question["reads"])
             json.dump({"plan": plan}, answers)
         except DcmProcessorError as error:
             json.dump({"error": type(error).__name__, "message": str(error)}, answers)

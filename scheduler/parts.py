@@ -1,8 +1,8 @@
 """What the views work with; made once by `create_app`, reached from a view by `parts()`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import redis
 from flask import Response, after_this_request, current_app
@@ -21,11 +21,14 @@ from scheduler.wake import Waker
 
 EXTENSION = "dcm_processor"
 
-Explain = Callable[[str], Mapping[str, Any]]
-"""studyId -> the plan the study would get now, nothing enqueued.
 
-Raises errors of ours, among them TransientError for too many at once, and TimeoutError where it took too long.
-"""
+class Explain(Protocol):
+    """Says which plan a study would get now, nothing enqueued; with `reads` also what callbacks read of the headers.
+
+    Raises errors of ours, among them TransientError for too many at once, and TimeoutError where it took too long.
+    """
+
+    def __call__(self, study_id: str, /, *, reads: bool) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -64,6 +64,7 @@ class PlanningTask:
     rules: tuple[Rule, ...] = ()
     held_since: float | None = None
     forced: bool = False
+    recording: bool = False  # what callbacks read of the headers
 
 
 class Ending(StrEnum):
@@ -207,7 +208,9 @@ def _plan_study(task: PlanningTask, needs: Callable[[float], object]) -> Planned
     headers = build_headers(study.patient_id, task.study_id, sources, selected)
     jobs = order(task.registry)
     needs(sum(len(instances_of(job, headers["seriesIds"])) for job in jobs) * (task.settings.CALLBACK_TIMEOUT + _WARD))
-    outcomes = run_callbacks(jobs, headers, selected, dict(task.folders), task.settings.CALLBACK_TIMEOUT)
+    outcomes = run_callbacks(
+        jobs, headers, selected, dict(task.folders), task.settings.CALLBACK_TIMEOUT, recording=task.recording
+    )
     plan = make_plan(task.registry, headers["seriesIds"], outcomes)
     instances = {series_id: list(foreign[series_id]) for series_id in headers["seriesIds"]}
     return Planned(
@@ -321,14 +324,17 @@ def stay_small() -> None:
     process.limit_memory(process.memory_here() // _SHARE)
 
 
-def explain(settings: Settings, study_id: str, held_since: float | None = None) -> dict[str, Any]:
+def explain(
+    settings: Settings, study_id: str, held_since: float | None = None, *, reads: bool = False
+) -> dict[str, Any]:
     """The plan a study would get now, nothing enqueued; runs callbacks, so call it in a process that may be lost.
 
     Of a study that is held back it is the plan it would get all the same. A planning that failed is told as such.
+    With `reads` it is told what callbacks read of the headers.
     Raises StudyGoneError or OrthancUnavailableError.
     """
     task = task_for(settings, Store.of(settings), study_id, {}, frozenset(), held_since=held_since, forced=True)
-    planned = plan_study(task)
+    planned = plan_study(replace(task, recording=reads))
     match planned.ending:
         case Ending.GONE:
             raise StudyGoneError(planned.reason)
@@ -372,7 +378,12 @@ def _explained(planned: PlannedJob) -> dict[str, Any]:
         "queue": settings.priority,
         "position": planned.position,
         "dependsOn": list(settings.depends_on),
+        "dependencies": [{"jobName": key.job_name, "seriesId": key.series_id} for key in planned.dependencies],
+        "applies": outcome.applies if outcome and outcome.error is None else None,
         "injected": outcome.injected if outcome else {},
         "traceback": outcome.traceback if outcome else None,
         "callbackOutput": outcome.output if outcome else "",
+        "reads": [{"keyword": read.keyword, "place": read.place, "found": read.found} for read in outcome.reads]
+        if outcome and outcome.reads is not None
+        else None,
     }

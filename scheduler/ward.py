@@ -1,9 +1,9 @@
 """The inside of the process in which callbacks run: foreign code is imported and called here, and nowhere else.
 
 It is told by number which callback to run, and answers each with one JSON object: `{"applies", "injected",
-"error", "traceback", "missed", "last"}`. `missed` are header keywords that were read in vain and that
-HEADER_FIELDS does not select; `last` says that something was left behind: this process is not to be asked
-again.
+"error", "traceback", "missed", "read", "last"}`. `missed` are header keywords that were read in vain and that
+HEADER_FIELDS does not select; `read` are all looks at headers, where they are recorded; `last` says that something was
+left behind: this process is not to be asked again.
 
 Services whose code is pure (scheduler/purity.py) share a ward. Before any other code is run, `TAKEN` is said: from
 then on the ward belongs to that code's service, and whatever it says is that service's word.
@@ -32,7 +32,9 @@ from typing import Any, TextIO, cast
 from dcm_processor import contract, process
 from dcm_processor.plan import JobKey
 from dcm_processor.registry import Job
+from scheduler import reading
 from scheduler.purity import pure_code
+from scheduler.reading import Record, RecordedHeaders
 
 NUMBER = struct.Struct("!I")
 """How pids, numbers of callbacks and lengths of answers are written."""
@@ -46,7 +48,7 @@ MAX_TRACEBACK = 20_000
 """Characters kept of a traceback."""
 
 _ENVIRONMENT = {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH"}
-_OUR_FILES = {__file__, contract.__file__}
+_OUR_FILES = {__file__, contract.__file__, reading.__file__}
 _ABOUT_CODE = (ImportError, SyntaxError, NameError, AttributeError)  # their messages name code, not patients
 
 
@@ -62,6 +64,7 @@ class Ward:
         folders: Mapping[str, Path],
         injected: Mapping[JobKey, Mapping[str, Any]],
         services: Mapping[str, str],
+        recording: bool = False,
     ) -> None:
         self._calls = calls
         self._headers = marshal.dumps(headers)
@@ -69,6 +72,7 @@ class Ward:
         self._folders = folders
         self._injected = {key: values for key, values in injected.items() if values}
         self._services = services
+        self._recording = recording
         self._functions: dict[str, Callable[..., Any]] = {}
         self._code = _ServiceCode(folders)
 
@@ -94,9 +98,12 @@ class Ward:
         if key.series_id is not None:
             headers = contract.series_headers(headers, key.series_id)
         missed: list[str] = []
+        record = Record()
         arguments = {
             "jobName": job.settings.job_name,
-            "headers": contract.Headers(headers, self._selected, missed.append),
+            "headers": RecordedHeaders(headers, self._selected, missed.append, record)
+            if self._recording
+            else contract.Headers(headers, self._selected, missed.append),
             "params": _copy(job.settings.params),
             "added_params": contract.AddedParams(_copy(_seen_by(key, self._injected)), self._services),
         }
@@ -108,7 +115,7 @@ class Ward:
             answer["error"], answer["traceback"] = _told(error)
         if answer["injected"]:
             self._injected[key] = answer["injected"]
-        return {**answer, "missed": missed}
+        return {**answer, "missed": missed, "read": list(record.seen)}
 
     def _function(self, job: Job) -> Callable[..., Any]:
         dotted = job.settings.callback

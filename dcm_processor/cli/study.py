@@ -1,5 +1,6 @@
 """`dcm-processor study`: what the ledger knows of studies, through the scheduler's HTTP API."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -13,6 +14,14 @@ from dcm_processor.vocabulary import AttemptState, StudyState, Verdict
 _STUDY = click.argument("study")
 _LAST = 15  # entries of a history
 _MOST_RESULTS = 40
+_RETURNED = {True: "True", False: "False", None: ""}
+_FOUND = {
+    "present": "present",
+    "absent": "absent in this study",
+    "notSelected": "not selected by HEADER_FIELDS",
+    "differs": "not at the top: the series differ",
+    "unknown": "no DICOM keyword",
+}
 
 
 @click.group()
@@ -139,16 +148,23 @@ def _show_history(history: list[dict[str, Any]]) -> None:
 
 @study.command()
 @_STUDY
+@click.option("--reads", is_flag=True, help="Also what each callback reads of the headers, and what is not there.")
 @json_option
-def explain(study: str, *, as_json: bool) -> None:
+def explain(study: str, *, reads: bool, as_json: bool) -> None:
     """Show the plan a study would get now, and why. Callbacks are asked; nothing is written or enqueued.
+
+    RETURNED is what the callback said, and PARAMS what it injected for later jobs. With --reads each callback is
+    watched: which keywords it looks at, and why one is not there. That is best effort: what it reads of a copy is not
+    seen.
 
     \b
     Examples:
       dcm-processor study explain c5ea2cc5-0e791b9c-7b8cd277-91bfc636-f431e78c
+      dcm-processor study explain c5ea2cc5-0e791b9c-7b8cd277-91bfc636-f431e78c --reads
     """
     client = scheduler()
-    found = client.get(f"/studies/{client.study_id(study)}/explain")
+    query = {"reads": "true"} if reads else None
+    found = client.get(f"/studies/{client.study_id(study)}/explain", query)
     held = found["ending"] == "held"
     if as_json:
         show_json(found)
@@ -159,10 +175,25 @@ def explain(study: str, *, as_json: bool) -> None:
     elif found["reason"]:
         raise PermanentError(f"the study would get no plan: {found['reason']}")
     click.echo(printable(f"{len(found['seriesIds'])} series, {found['numberOfInstances']} instances"))
-    rows = [(job["jobName"], _short(job["seriesId"]), job["verdict"], job["reason"]) for job in found["jobs"]]
-    show_table(("JOB", "SERIES", "VERDICT", "REASON"), rows, "no service is installed")
+    rows = [
+        (
+            job["jobName"],
+            _short(job["seriesId"]),
+            job["verdict"],
+            _RETURNED[job["applies"]],
+            " ".join(job["injected"]),
+            job["queue"],
+            ", ".join(dict.fromkeys(each["jobName"] for each in job["dependencies"])),
+            job["reason"],
+        )
+        for job in found["jobs"]
+    ]
+    columns = ("JOB", "SERIES", "VERDICT", "RETURNED", "PARAMS", "QUEUE", "AFTER", "REASON")
+    show_table(columns, rows, "no service is installed")
     for job in found["jobs"]:
         _show_callback(job)
+    if reads:
+        _show_reads(found["jobs"])
     for fault in found["faults"]:
         click.echo(f"warning: {printable(fault)}", err=True)
 
@@ -196,6 +227,17 @@ def _show_callback(job: dict[str, Any]) -> None:
     for text in filter(None, texts):
         click.echo(printable(f"\n{job['jobName']} {_short(job['seriesId'])}".rstrip() + ":"))
         click.echo(printable(text.rstrip("\n")))
+
+
+def _show_reads(jobs: Iterable[dict[str, Any]]) -> None:
+    """What callbacks looked at, a line a keyword."""
+    click.echo("\nwhat callbacks read of the headers (best effort):")
+    rows = [
+        (job["jobName"], _short(job["seriesId"]), read["keyword"], read["place"], _FOUND[read["found"]])
+        for job in jobs
+        for read in job["reads"] or ()
+    ]
+    show_table(("JOB", "SERIES", "KEYWORD", "WHERE", "FOUND"), rows, "nothing")
 
 
 def _in_short(found: dict[str, Any]) -> str | None:

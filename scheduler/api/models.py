@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from dcm_processor.plan import ReadFound, ReadPlace
 from dcm_processor.vocabulary import (
     AttemptState,
     EventKind,
@@ -264,6 +265,24 @@ class BulkAccepted(Answer):
 # -- the plan a study would get
 
 
+class Dependency(Answer):
+    """A job of the same plan that another one waits for."""
+
+    job_name: str = Field(description="Its name.")
+    series_id: str | None = Field(description="Orthanc's identifier of the series; null for a study job.")
+
+
+class Read(Answer):
+    """A look that a callback took at its headers; best effort, and without the value."""
+
+    keyword: str = Field(description="What it read; `*`: it went through all there is.")
+    place: ReadPlace = Field(description="`top`, or `series`: in the entries of `series`.")
+    found: ReadFound = Field(
+        description="`present`; `absent` in this study; `notSelected` by HEADER_FIELDS; `differs`: series have it and "
+        "do not agree, so that it is not at the top; `unknown`: no DICOM keyword."
+    )
+
+
 class ExplainedJob(Answer):
     """One job of the plan a study would get."""
 
@@ -278,9 +297,14 @@ class ExplainedJob(Answer):
     queue: str = Field(description="The queue its attempts would go through.")
     position: int = Field(description="Its place in the plan.")
     depends_on: list[str] = Field(description="The names its settings.json says it depends on.")
+    dependencies: list[Dependency] = Field(description="The scheduled jobs it would wait for.")
+    applies: bool | None = Field(description="What its callback returned; null: it was not asked, or failed.")
     injected: dict[str, Any] = Field(description="What its callback returned beside the bool.")
     traceback: str | None = Field(description="The traceback of a callback that raised.")
     callback_output: str | None = Field(description="What its callback printed.")
+    reads: list[Read] | None = Field(
+        description="What its callback read of the headers, in order, each once; null: it was not recorded."
+    )
 
 
 class Explained(Answer):

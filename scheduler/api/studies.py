@@ -60,6 +60,12 @@ class StudySearch(Asked):
     limit: Limit = 50
 
 
+class ExplainQuery(Asked):
+    """What `GET /studies/<studyId>/explain` may be asked."""
+
+    reads: bool = Field(default=False, description="Also what each callback reads of the headers: best effort.")
+
+
 class Rerun(Asked):
     """Which jobs to run again."""
 
@@ -99,12 +105,12 @@ def show_study(study_id: str) -> Study:
 
 
 @studies.get("/studies/<study_id>/explain")
-@operation("Explain a study", answer=Explained, problems=(404, 410, 504))
-def explain_study(study_id: str) -> Explained:
+@operation("Explain a study", answer=Explained, query=ExplainQuery, problems=(400, 404, 410, 504))
+def explain_study(study_id: str, query: ExplainQuery) -> Explained:
     """The plan the study would get now: headers are read and callbacks asked, nothing is written or enqueued."""
     known_study(study_id)
     try:
-        return Explained.model_validate(parts().explain(study_id))
+        return Explained.model_validate(parts().explain(study_id, reads=query.reads))
     except TimeoutError as error:
         raise GatewayTimeout(f"{error}; a callback may hang, or Orthanc be busy") from None
 

@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 UNKNOWN = study_id(404)
 
 
-def explained(study: str) -> Mapping[str, Any]:
+def explained(study: str, *, reads: bool = False) -> Mapping[str, Any]:
     """What a planner would say."""
     if study == study_id(3):
         raise TransientError("Orthanc does not answer")
@@ -35,7 +35,20 @@ def explained(study: str) -> Mapping[str, Any]:
     if study == study_id(5):
         return {"studyId": study, "ending": "failed", "reason": "planning raised KeyError (plan.py, line 7)", **empty}
     job = {"service": "temp", "version": "0" * 32, "stage": "main", "level": "study", "queue": "default", "position": 0}
-    job |= {"seriesId": None, "dependsOn": [], "injected": {}, "traceback": None, "callbackOutput": ""}
+    job |= {
+        "seriesId": None,
+        "dependsOn": [],
+        "dependencies": [],
+        "applies": True,
+        "injected": {"side": "L"},
+        "traceback": None,
+        "callbackOutput": "",
+    }
+    looked = [
+        {"keyword": "Modality", "place": "top", "found": "differs"},
+        {"keyword": "KVP", "place": "series", "found": "notSelected"},
+    ]
+    job |= {"reads": looked if reads else None}
     held = study == study_id(6)
     return {
         "studyId": study,
@@ -50,6 +63,8 @@ def explained(study: str) -> Mapping[str, Any]:
                 **job,
                 "jobName": "bad",
                 "verdict": "errored",
+                "applies": None,
+                "injected": {},
                 "reason": "its callback failed",
                 "traceback": "Boom\x1b[2J",
             },
@@ -218,6 +233,22 @@ def test_explain_says_what_holds_a_study_back_and_shows_the_plan_all_the_same(he
     assert json.loads(cli.done("study", "explain", study_id(6), "--json"))["ending"] == "held"
 
 
+def test_explain_says_what_callbacks_returned_and_on_demand_what_they_read(here: Here, cli: Cli) -> None:
+    study = here.study(7)
+    said = lines(cli.done("study", "explain", study))
+    assert said[1:3] == [
+        ["JOB", "SERIES", "VERDICT", "RETURNED", "PARAMS", "QUEUE", "AFTER", "REASON"],
+        ["temp", "", "scheduled", "True", "side", "default", "", "its callback accepted"],
+    ]
+    assert ["what callbacks read of the headers (best effort):"] not in said
+    said = lines(cli.done("study", "explain", study, "--reads"))
+    begin = said.index(["what callbacks read of the headers (best effort):"])
+    assert said[begin + 2 : begin + 4] == [
+        ["temp", "", "Modality", "top", "not at the top: the series differ"],
+        ["temp", "", "KVP", "series", "not selected by HEADER_FIELDS"],
+    ]
+
+
 def test_a_study_without_a_plan_says_why(here: Here, cli: Cli) -> None:
     study = here.study(1, StudyState.UNPLANNED)
     why = "planning failed (5 of 5): planning raised KeyError (plan.py, line 7)"
@@ -252,7 +283,7 @@ def test_explain_shows_verdicts_and_why_a_callback_failed(here: Here, cli: Cli) 
     study = here.study(1)
     result = cli("study", "explain", study)
     assert result.exit_code == 0
-    assert "bad\t\terrored\tits callback failed" in result.stdout
+    assert "bad\t\terrored\t\t\tdefault\t\tits callback failed" in result.stdout
     assert "Boom\ufffd[2J" in result.stdout
     assert result.stderr == "warning: service odd: is odd\n"
     assert json.loads(cli.done("study", "explain", study, "--json"))["numberOfInstances"] == 3

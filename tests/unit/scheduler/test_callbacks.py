@@ -56,13 +56,15 @@ class Services:
         headers: Mapping[str, Any] = HEADERS,
         selected: Sequence[str] = SELECTED,
         timeout: float = 20,
+        *,
+        recording: bool = False,
     ) -> dict[JobKey, CallbackOutcome]:
         defaults = Defaults(Level.STUDY, "default", ("default",))
         parsed = {name: parse_manifest(json.dumps(jobs), name, defaults) for name, jobs in self._manifests.items()}
         assert not any(each.faults for each in parsed.values())
         registry = combine((name, "0" * 32, each) for name, each in parsed.items())
         folders = {name: self._folder / name for name in parsed}
-        return run_callbacks(order(registry), headers, selected, folders, timeout)
+        return run_callbacks(order(registry), headers, selected, folders, timeout, recording=recording)
 
 
 @pytest.fixture
@@ -349,7 +351,8 @@ def sockets():
 """
 FORGED = (
     "text = json.dumps({'applies': True, 'injected': {'forged': 1}, 'error': None, 'traceback': None, 'missed': [],"
-    " 'last': False}).encode(); frame = len(text).to_bytes(4, 'big') + text; [os.write(n, END) for n in sockets()]"
+    " 'read': [], 'last': False}).encode();"
+    " frame = len(text).to_bytes(4, 'big') + text; [os.write(n, END) for n in sockets()]"
 )
 MISDEEDS = {
     "warnings that raise": "import warnings; warnings.simplefilter('error')",

@@ -28,7 +28,7 @@ from tests.integration.scheduler.api.stand import Api, Installation, study_id
 
 
 def explain_raises(installation: Installation, error: Exception) -> Any:
-    def explain(_: str) -> Any:
+    def explain(_: str, *, reads: bool) -> Any:
         raise error
 
     study = installation.study(1)

@@ -32,9 +32,12 @@ EXPLAINED = {
             "queue": "default",
             "position": 0,
             "dependsOn": ["*"],
+            "dependencies": [{"jobName": "dcm2nii", "seriesId": "series-1"}],
+            "applies": None,
             "injected": {"threshold": 0.5},
             "traceback": "Traceback …",
             "callbackOutput": "",
+            "reads": [{"keyword": "KVP", "place": "top", "found": "notSelected"}],
         }
     ],
     "faults": [],
@@ -195,21 +198,23 @@ def test_a_study_nobody_knows_is_a_404(api: Api, name: str) -> None:
 def test_a_study_is_explained_and_nothing_happens(installation: Installation) -> None:
     asked = []
 
-    def explain(study: str) -> dict[str, Any]:
-        asked.append(study)
+    def explain(study: str, *, reads: bool) -> dict[str, Any]:
+        asked.append((study, reads))
         return EXPLAINED
 
     api = installation.api(explain)
     study = installation.study(1)
     response = api.get(f"/api/v1/studies/{study}/explain")
     assert response.get_json() == EXPLAINED
-    assert asked == [study]
+    assert api.get(f"/api/v1/studies/{study}/explain?reads=true").get_json() == EXPLAINED
+    assert asked == [(study, False), (study, True)]
+    assert api.get(f"/api/v1/studies/{study}/explain?reads=perhaps").status_code == 400
     assert installation.events() == []
     assert installation.wakes == []
 
 
 def test_explaining_needs_orthanc(installation: Installation) -> None:
-    def explain(_: str) -> dict[str, Any]:
+    def explain(_: str, *, reads: bool) -> dict[str, Any]:
         raise OrthancUnavailableError("Orthanc does not answer")
 
     study = installation.study(1)
