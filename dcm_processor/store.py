@@ -12,17 +12,15 @@ that runs is ever changed.
 
 import contextlib
 import os
-import py_compile
-import sys
 import uuid
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from dcm_processor import json_text, requirements_lock, service_tree
+from dcm_processor import requirements_lock, service_tree
 from dcm_processor.errors import ManifestError, ServiceError, UsageError
+from dcm_processor.installed import Installed, InstalledService, Rolled
 from dcm_processor.manifest import (
     MANIFEST,
     Defaults,
@@ -30,19 +28,17 @@ from dcm_processor.manifest import (
     JobSettings,
     ParsedManifest,
     check_service_name,
-    parse_manifest,
 )
-from dcm_processor.names import did_you_mean, required_modules
+from dcm_processor.names import did_you_mean
 from dcm_processor.origin import Origin
 from dcm_processor.registry import ServiceRegistry, combine, validate
 from dcm_processor.service_tree import PARTS
 from dcm_processor.settings import Settings
+from dcm_processor.staged_version import read_manifest, stage
 from dcm_processor.version_links import VersionLinks
 
 KEPT = 3
 """Versions kept for rollback beside the current one."""
-MAX_MANIFEST = 2 * json_text.LARGEST
-"""Bytes of a settings.json that are read: what is larger is refused, and this is enough to see that it is."""
 _ADD_PATIENCE = 600.0  # seconds: whoever adds versions does nothing else, and each is written to the disk
 
 
@@ -52,56 +48,6 @@ SCRIPT_NOT_RUN = (
     "is not run in local mode: what it would install must be on this machine; "
     "RUN_SCRIPTS=1 in .env.local has the workers run it, as the user they run as"
 )
-
-
-@dataclass(frozen=True)
-class Installed:
-    """What an install came to; `before` is the version that was current, None where there was none."""
-
-    digest: str
-    before: str | None
-    jobs: tuple[JobSettings, ...]
-    warnings: tuple[Fault, ...]
-
-    @property
-    def changed(self) -> bool:
-        """Whether this version was not the current one already."""
-        return self.before != self.digest
-
-
-@dataclass(frozen=True)
-class Rolled:
-    """What a rollback came to: the version that is current now, and the one that was."""
-
-    digest: str
-    before: str
-    warnings: tuple[Fault, ...]
-
-
-@dataclass(frozen=True)
-class _Version:
-    """A version that is not yet in its place."""
-
-    digest: str
-    manifest: ParsedManifest
-    warnings: tuple[Fault, ...]
-
-
-@dataclass(frozen=True)
-class InstalledService:
-    """A service with its current version; `versions` are those that are here, the one that was made current last first.
-
-    `installed_at` (when the version was made current) and `disabled_since` are in seconds since the epoch.
-    """
-
-    name: str
-    digest: str
-    installed_at: float
-    versions: tuple[str, ...]
-    jobs: tuple[JobSettings, ...]
-    faults: tuple[Fault, ...]
-    origin: Origin | None
-    disabled_since: float | None
 
 
 class Store:
@@ -222,11 +168,17 @@ class Store:
             stack.enter_context(_files(f"{_services(sources)} not installed"))
             for name, source in sources.items():
                 service_tree.check_source(source, name)
+                for part in PARTS:
+                    service_tree.entries(source / part)  # before anything of it is read: no symlink leads out
             made = {name: self._lock(name, source, locks) for name, source in sources.items()}  # may take minutes
             stack.enter_context(self._files.locked())
             self._files.clear()
             staged = {name: stack.enter_context(self._files.staging()) for name in sources}
-            new = {name: self._stage(name, source, staged[name], made[name]) for name, source in sources.items()}
+            for name in sources:
+                self._files.refuse_foreign(name)
+            new = {
+                name: stage(name, source, staged[name], made[name], self._defaults) for name, source in sources.items()
+            }
             odd = self._check({name: (version.digest, version.manifest) for name, version in new.items()})
             before, _ = self._files.current()
             for name, version in new.items():
@@ -242,25 +194,9 @@ class Store:
             for name, version in new.items()
         }
 
-    def _stage(
-        self, name: str, source: Path, staged: Mapping[str, Path], lock: requirements_lock.Lock | None
-    ) -> "_Version":
-        """Make a version of a source, in folders of its own beside the place where it will stand."""
-        self._files.refuse_foreign(name)
-        service_tree.copy({part: source / part for part in PARTS}, staged)
-        odd = []
-        if lock is not None:
-            requirements_lock.put(staged["module"], lock)
-            if lock.warning:
-                odd.append(Fault(name, f"module/{requirements_lock.REQUIREMENTS}", "", lock.warning))
-        digest = service_tree.digest(staged)
-        check_service_name(name, _required_modules(staged["module"]))
-        manifest = _read_manifest(name, staged["registry"], self._defaults)
-        return _Version(digest, manifest, (*manifest.warnings, *_compile(name, staged["registry"]), *odd))
-
     def _lock(self, name: str, source: Path, locks: requirements_lock.Locks | None) -> requirements_lock.Lock | None:
         """The lock of a source; None where none is wanted, as for a source that will be refused."""
-        manifest = _read_manifest(name, source / "registry", self._defaults)
+        manifest = read_manifest(name, source / "registry", self._defaults)
         if locks is None or manifest.faults:
             return None
         current = self._files.current()[0].get(name)
@@ -395,7 +331,7 @@ class Store:
     def _manifest(self, name: str, digest: str) -> ParsedManifest:
         if (name, digest) not in self._parsed:
             try:
-                manifest = _read_manifest(name, self.registry_folder(name, digest), self._defaults)
+                manifest = read_manifest(name, self.registry_folder(name, digest), self._defaults)
             except OSError as error:
                 return ParsedManifest((), (Fault(name, MANIFEST, "", f"cannot be read: {error.strerror}"),))
             self._parsed[name, digest] = manifest
@@ -453,39 +389,6 @@ def _chosen(name: str, current: str, versions: Sequence[str], to: str | None) ->
     if found[0] == current:
         raise UsageError(f"version {current[:12]} is the current one of service {name}; there are: {kept}")
     return found[0]
-
-
-def _read_manifest(name: str, folder: Path, defaults: Defaults) -> ParsedManifest:
-    path = folder / "settings.json"
-    if not path.exists():
-        return ParsedManifest((), (Fault(name, MANIFEST, "", "is missing; it says which jobs the service has"),))
-    with path.open("rb") as file:
-        return parse_manifest(file.read(MAX_MANIFEST), name, defaults)
-
-
-def _required_modules(folder: Path) -> set[str]:
-    """What the requirements.txt of a module folder brings, if it has one."""
-    path = folder / "requirements.txt"
-    return required_modules(path.read_bytes().decode(errors="replace")) if path.is_file() else set()
-
-
-def _compile(name: str, folder: Path) -> list[Fault]:
-    """Compile a registry folder's Python, so that the scheduler need not for each study.
-
-    Returns what does not compile.
-    """
-    odd = []
-    for path in sorted(folder.rglob("*.py")):
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                py_compile.compile(
-                    str(path), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
-                )
-        except py_compile.PyCompileError as error:
-            version = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-            reason = f"{version} cannot read it, its callbacks will fail: {error.exc_value}"
-            odd.append(Fault(name, f"registry/{path.relative_to(folder)}", "", reason))
-    return odd
 
 
 def _digest_of_source(folder: Path) -> str | None:

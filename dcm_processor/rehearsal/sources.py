@@ -13,7 +13,7 @@ from dcm_processor.import_check import syntax
 from dcm_processor.manifest import MANIFEST, Defaults, Fault, ParsedManifest, check_service_name, parse_manifest
 from dcm_processor.names import nearest_service_name, required_modules
 from dcm_processor.registry import ServiceRegistry, combine, validate
-from dcm_processor.store import MAX_MANIFEST
+from dcm_processor.staged_version import MAX_MANIFEST
 
 
 @dataclass(frozen=True)

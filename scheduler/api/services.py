@@ -3,8 +3,8 @@
 from flask import Blueprint
 
 from dcm_processor.environment_state import least, states_of
+from dcm_processor.installed import InstalledService
 from dcm_processor.ledger.views import when
-from dcm_processor.store import InstalledService
 from scheduler.api.models import Environment, Origin, Service, ServiceJob, Services
 from scheduler.api.operation import operation
 from scheduler.parts import parts

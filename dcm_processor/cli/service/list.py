@@ -10,7 +10,8 @@ from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, local_time, show_json, show_table
 from dcm_processor.cli.service.document import job_document
 from dcm_processor.environment_state import EnvironmentState, least, states_of
-from dcm_processor.store import InstalledService, Store
+from dcm_processor.installed import InstalledService
+from dcm_processor.store import Store
 
 
 @click.command("list")

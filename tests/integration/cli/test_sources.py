@@ -260,6 +260,38 @@ def test_symlinks_that_leave_a_service_are_refused(there: Installation, target: 
     assert "is no folder there" in there.refused("install", "lung", "-p", there.repository.url("", "docs"))
 
 
+@pytest.mark.parametrize("path", ["module/requirements.txt", "registry/settings.json", "registry"])
+def test_nothing_outside_is_read_through_a_symlink_of_a_service(there: Installation, path: str) -> None:
+    """Not even by whoever locks its requirements before it is copied."""
+    folder = there.service("lung")
+    secret = there.folder / "secret"
+    secret.write_text("S3cret==1\n")
+    if (folder / path).exists():
+        (folder / path).rename(folder / "elsewhere")
+    (folder / path).symlink_to(secret if "." in path else there.folder)
+    there.repository.commit()
+    for source in (there.repository.url("", "lung"), str(folder)):
+        said = there.refused("install", "lung", "-p", source)
+        assert "symlink" in said or "registry/" in said
+        assert "S3cret" not in said
+
+
+@pytest.mark.parametrize("path", ["module/requirements.txt", "registry/settings.json"])
+def test_a_pipe_in_the_place_of_a_file_that_is_read_early_is_refused_without_waiting(
+    there: Installation, path: str
+) -> None:
+    folder = make_service(there.folder / "made", "lung")
+    (folder / path).unlink(missing_ok=True)
+    os.mkfifo(folder / path)
+    install = start("install", "lung", "-p", folder)
+    try:
+        _, said = install.communicate(timeout=60)
+    finally:
+        install.kill()
+    assert install.returncode == 1
+    assert "is neither a file, a folder nor a symlink" in said
+
+
 def test_nothing_of_a_repository_and_no_hook_or_filter_is_run(there: Installation) -> None:
     """Not even those that the user who installs has for their own work."""
     folder = there.service("lung")
