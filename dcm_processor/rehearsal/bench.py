@@ -216,7 +216,7 @@ class _Run:
     def _end(self, job_id: str, job: Job) -> None:
         self._ended[job_id] = job
         if self._is_scheduled(job_id):
-            self._rows[job_id] |= {"state": job.state, "reason": job.reason}
+            self._rows[job_id] |= {"state": job.state, "reason": job.reason or None}
         self._bench.display.ended(job)
 
     def _run_job(self, job_id: str) -> Job:

@@ -76,7 +76,7 @@ def studies_in(paths: Iterable[Path], on_file: Callable[[], None] = lambda: None
             except PermanentError as error:
                 rejected.append(Refusal(file.name, str(error)))
                 continue
-            patient, study, of_series, instance = (text_of(dataset, name).strip() for name in _NAMES)
+            patient, study, of_series, instance = (text_of(dataset, name) for name in _NAMES)
             if not (study and of_series and instance):
                 rejected.append(Refusal(file.name, "damaged: a UID of its study, series or instance is missing"))
                 continue
