@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _CONTAINERS_MEMORY = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -16,7 +17,7 @@ _CONTAINERS_MEMORY = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/me
 
 def die_with_parent() -> None:
     """Have the kernel kill this process (SIGKILL) when the thread that made it ends; ends at once if it already has."""
-    if not sys.platform.startswith("linux"):
+    if not LINUX:
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -26,7 +27,7 @@ def die_with_parent() -> None:
 
 def adopt_orphans() -> None:
     """Make this process the parent of every descendant that outlives its own parent (PR_SET_CHILD_SUBREAPER)."""
-    if sys.platform.startswith("linux"):
+    if LINUX:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 

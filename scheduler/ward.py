@@ -299,8 +299,8 @@ class _Tidiness:
 
 
 def _memory() -> int:
-    """Kilobytes (Linux) that this process has had at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Kilobytes that this process has had at most (getrusage(2): macOS counts bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
 
 
 def _childless() -> bool:

@@ -101,6 +101,9 @@ def _guard(control: socket.socket, target: Callable[[], None], keep: Sequence[in
                 wake_read.recv(64)
                 ended, found = os.waitpid(ward, os.WNOHANG)
                 status = found if ended else None
+    if not process.LINUX:  # no orphan comes to us: what left the ward's process group is not known
+        with contextlib.suppress(OSError):
+            os.killpg(ward, signal.SIGKILL)
     _sweep()
     control.sendall(_STATUS.pack(status))
 

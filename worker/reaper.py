@@ -23,6 +23,7 @@ import os
 import resource
 import select
 import signal
+import sys
 import time
 from typing import Any, NamedTuple, NoReturn
 
@@ -32,7 +33,11 @@ DUMP_SIGNAL = signal.SIGUSR1
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+LINUX = sys.platform.startswith("linux")
+"""Elsewhere (macOS, for rehearsals) are no subreapers and no /proc: ps(1) tells who descends from whom, and of what
+lost its parent the command's process group alone is known."""
 _F_SETPIPE_SZ = 1031
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss (getrusage(2))
 _PIPE = 1 << 20
 _TAIL = 64 * 1024
 _MAX_MESSAGES = 1 << 20
@@ -46,16 +51,32 @@ _LONGEST_POLL = 3600.0
 
 
 class Process(NamedTuple):
-    """What /proc says of a process: its parent and its process group."""
+    """What the system says of a process: its parent and its process group."""
 
     parent: int
     group: int
 
 
 def family(root: int) -> dict[int, Process]:
-    """Every living descendant of `root`, found through /proc."""
-    everybody: dict[int, Process] = {}
+    """Every living descendant of `root`."""
+    everybody = _everybody()
     children: dict[int, list[int]] = {}
+    for pid, process in everybody.items():
+        children.setdefault(process.parent, []).append(pid)
+    found: dict[int, Process] = {}
+    queue = [root]
+    while queue:
+        for pid in children.get(queue.pop(), ()):
+            found[pid] = everybody[pid]
+            queue.append(pid)
+    return found
+
+
+def _everybody() -> dict[int, Process]:
+    """Every process there is."""
+    if not LINUX:
+        return {pid: Process(parent, group) for pid, parent, group in _ps("pid", "ppid", "pgid")}
+    found: dict[int, Process] = {}
     for name in os.listdir("/proc"):
         if not name.isdecimal():
             continue
@@ -64,16 +85,19 @@ def family(root: int) -> dict[int, Process]:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
             continue  # it ended meanwhile
-        process = Process(int(fields[1]), int(fields[2]))
-        everybody[int(name)] = process
-        children.setdefault(process.parent, []).append(int(name))
-    found: dict[int, Process] = {}
-    queue = [root]
-    while queue:
-        for pid in children.get(queue.pop(), ()):
-            found[pid] = everybody[pid]
-            queue.append(pid)
+        found[int(name)] = Process(int(fields[1]), int(fields[2]))
     return found
+
+
+def _ps(*columns: str) -> "list[list[int]]":
+    """The numbers that ps(1) knows of every process, where there is no /proc."""
+    import subprocess  # noqa: PLC0415 - costs milliseconds, which Linux need not pay
+
+    options = [option for column in columns for option in ("-o", f"{column}=")]
+    with contextlib.suppress(OSError, ValueError):
+        said = subprocess.run(["/bin/ps", "-A", *options], stdout=subprocess.PIPE, check=False).stdout
+        return [[int(number) for number in line.split()] for line in said.splitlines()]
+    return []
 
 
 def kill_descendants(on_end: Any = None, patience: float = _KILL_PATIENCE) -> bool:
@@ -116,10 +140,12 @@ def reap(on_end: Any = None) -> bool:
 
 
 def prctl(option: int, value: int) -> None:
-    """Set an attribute of this process (prctl(2)).
+    """Set an attribute of this process (prctl(2)); nothing where the system is another.
 
     Raises OSError where the kernel does not know the option.
     """
+    if not LINUX:
+        return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         number = ctypes.get_errno()
@@ -131,6 +157,8 @@ def prctl(option: int, value: int) -> None:
 
 def resident(pids: Any) -> int:
     """Bytes of memory that processes hold, pages they share counted for each."""
+    if not LINUX:
+        return sum(kilobytes * 1024 for pid, kilobytes in _ps("pid", "rss") if pid in pids)
     page, total = os.sysconf("SC_PAGESIZE"), 0
     for pid in pids:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/statm", "rb") as file:
@@ -140,6 +168,8 @@ def resident(pids: Any) -> int:
 
 def proportional(pids: Any) -> int:
     """The same with each shared page counted once in all (slower, and never more than `resident`)."""
+    if not LINUX:
+        return resident(pids)
     total = 0
     for pid in pids:
         try:
@@ -345,9 +375,12 @@ class Reaper:
             os._exit(127)
 
     def _on_end(self, pid: int, status: int, usage: Any) -> None:
-        self.peak = max(self.peak, usage.ru_maxrss * 1024)
+        self.peak = max(self.peak, usage.ru_maxrss * _RSS_UNIT)
         if pid == self.pid:
             self.status = status
+            if not LINUX:
+                with contextlib.suppress(OSError):
+                    os.killpg(pid, signal.SIGKILL)
 
     def _ended(self) -> bool:
         """Whether the command has ended; asked before each judgement, since this process may have stood still."""
