@@ -1,6 +1,8 @@
 """How `service test` and `run` show what goes on, and what came of it."""
 
 import json
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,11 @@ from dcm_processor.vocabulary import JobState, Verdict
 _COLOURS = {JobState.FINISHED: "green", JobState.FAILED: "red", Verdict.ERRORED: "red", JobState.CANCELLED: "yellow"}
 _NAMED = 20
 """Files of a job, and DICOM files that were rejected, that are named."""
+
+
+def tidy_up_on_sigterm() -> None:
+    """Have SIGTERM end this program as an error does: with its jobs, and the copies of DICOM files, gone."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 class LogDisplay(Display):
