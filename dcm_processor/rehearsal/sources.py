@@ -127,6 +127,11 @@ def _faults_of_folder(name: str, path: Path) -> Iterator[Fault]:
 def _unreadable_python(name: str, path: Path) -> Iterator[Fault]:
     """Files that this Python cannot read; whether that harms a job is for the check of its functions to say."""
     for part in service_tree.PARTS:
-        for file in sorted((path / part).rglob("*.py")):
-            if file.is_file() and (fault := syntax(file)):
-                yield Fault(name, str(file.relative_to(path)), "", fault)
+        try:
+            entries = service_tree.entries(path / part)  # what an install would take: no .venv, nothing from elsewhere
+        except (ServiceError, OSError):
+            continue  # which is a fault already
+        for entry in entries:
+            file = path / part / entry.path
+            if file.suffix == ".py" and file.is_file() and (fault := syntax(file)):
+                yield Fault(name, f"{part}/{entry.path}", "", fault)

@@ -77,6 +77,16 @@ def test_a_folder_that_is_no_service_is_a_fault_and_hides_no_other(cli: Cli, sou
     assert found[0]["reason"].startswith(f"{tmp_path / 'empty'} has no registry/ and module/")
 
 
+def test_python_that_cannot_be_read_is_warned_of_unless_no_install_would_take_it(cli: Cli, source: Source) -> None:
+    folder = source("one")
+    (folder / "module" / "old.py").write_text("print 'python 2'\n")
+    (folder / "module" / ".venv").mkdir()
+    (folder / "module" / ".venv" / "old.py").write_text("print 'python 2'\n")
+    said = cli("service", "validate", folder).stderr.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("warning: service one: module/old.py: SyntaxError: ")
+
+
 def test_names_that_clash_are_a_fault(cli: Cli, source: Source, tmp_path: Path) -> None:
     two = source("two", {"jobName": "one"})
     [found] = findings(cli, source("one"), two)
