@@ -1,8 +1,8 @@
 """Asks callbacks for somebody who must not import this package (dcm_processor/rehearsal): `python -m scheduler.asking`.
 
-stdin: `{"jobs": [{"service", "digest", "settings"}], "headers", "selected", "folders", "timeout"}`, jobs in plan order;
-stdout: `{"outcomes": [{"jobName", "seriesId", "applies", "injected", "error", "traceback", "output"}]}`. SIGTERM ends
-it, and whatever the callbacks started.
+stdin, a line a study: `{"jobs": [{"service", "digest", "settings"}], "headers", "selected", "folders", "timeout"}`,
+jobs in plan order; stdout, a line each: `{"outcomes": [{"jobName", "seriesId", "applies", "injected", "error",
+"traceback", "output"}]}`. SIGTERM ends it, and whatever the callbacks started.
 """
 
 import json
@@ -33,7 +33,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing of a callback is left
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answers:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever else is printed is no answer
-        json.dump({"outcomes": outcomes(json.load(sys.stdin))}, answers)
+        for line in sys.stdin:
+            answers.write(json.dumps({"outcomes": outcomes(json.loads(line))}) + "\n")
+            answers.flush()
 
 
 if __name__ == "__main__":

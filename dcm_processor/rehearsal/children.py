@@ -19,6 +19,9 @@ from dcm_processor.plan import CallbackOutcome, JobKey
 from dcm_processor.registry import Job
 from dcm_processor.settings import CHECKOUT
 
+Ask = Callable[
+    [Sequence[Job], Mapping[str, Any], Sequence[str], Mapping[str, Path], float], dict[JobKey, CallbackOutcome]
+]
 _POLL = 0.1  # seconds
 _PATIENCE = 60.0  # seconds that a child has to end what it runs
 
@@ -31,17 +34,50 @@ def ask_callbacks(
     timeout: float,
 ) -> dict[JobKey, CallbackOutcome]:
     """What the callbacks of all enabled jobs say of a study, as `scheduler.callbacks.run_callbacks` has it."""
-    question = {
+    with asking() as ask:
+        return ask(jobs, headers, selected, folders, timeout)
+
+
+@contextlib.contextmanager
+def asking() -> Iterator[Ask]:
+    """`ask_callbacks` for one study after the other, by one program."""
+    with _program("scheduler.asking") as (child, complaints):
+
+        def ask(
+            jobs: Sequence[Job],
+            headers: Mapping[str, Any],
+            selected: Sequence[str],
+            folders: Mapping[str, Path],
+            timeout: float,
+        ) -> dict[JobKey, CallbackOutcome]:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            with contextlib.suppress(BrokenPipeError):  # it is gone: what follows says how
+                child.stdin.write(json.dumps(_question(jobs, headers, selected, folders, timeout)).encode() + b"\n")
+                child.stdin.flush()
+            answer = _answer(child.stdout.readline(), child, complaints)
+            return {
+                JobKey(each.pop("jobName"), each.pop("seriesId")): CallbackOutcome(**each)
+                for each in answer["outcomes"]
+            }
+
+        yield ask
+
+
+def _question(
+    jobs: Sequence[Job],
+    headers: Mapping[str, Any],
+    selected: Sequence[str],
+    folders: Mapping[str, Path],
+    timeout: float,
+) -> dict[str, Any]:
+    return {
         "jobs": [{"service": job.service, "digest": job.digest, "settings": job.settings.to_json()} for job in jobs],
         "headers": headers,
         "selected": list(selected),
         "folders": {service: str(folder) for service, folder in folders.items()},
         "timeout": timeout,
     }
-    with _program("scheduler.asking") as (child, complaints):
-        said, _ = child.communicate(json.dumps(question).encode())
-        answer = _answer(said, child, complaints)
-    return {JobKey(each.pop("jobName"), each.pop("seriesId")): CallbackOutcome(**each) for each in answer["outcomes"]}
 
 
 def run_function(

@@ -4,6 +4,7 @@ from flask import Flask
 
 from scheduler.api.document import document
 from scheduler.api.exchange import exchange
+from scheduler.api.headers import headers
 from scheduler.api.jobs import jobs
 from scheduler.api.queues import queues
 from scheduler.api.results import results
@@ -15,5 +16,5 @@ PREFIX = "/api/v1"
 
 def register_api(app: Flask) -> None:
     """Put the API's routes into the app."""
-    for blueprint in (studies, jobs, results, services, queues, exchange, document):
+    for blueprint in (studies, jobs, results, headers, services, queues, exchange, document):
         app.register_blueprint(blueprint, url_prefix=PREFIX)

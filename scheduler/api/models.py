@@ -323,6 +323,23 @@ class Explained(Answer):
     faults: list[str] = Field(description="What is wrong with services; their faulty jobs are in no plan.")
 
 
+class KeptHeaders(Answer):
+    """What callbacks were asked about for a study's newest plan."""
+
+    study_id: str = Field(description="Orthanc's identifier of the study.")
+    plan_id: str = Field(description="The plan.")
+    planned_at: Moment = Field(description="When it was made.")
+    selected: list[str] = Field(description="HEADER_FIELDS as they were.")
+    headers: dict[str, Any] = Field(description="The headers, as callbacks get them (docs/services.md).")
+
+
+class HeadersPage(Answer):
+    """Kept headers, newest first."""
+
+    items: list[KeptHeaders] = Field(description="Each study's.")
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last.")
+
+
 # -- services and queues
 
 

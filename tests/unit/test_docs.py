@@ -176,3 +176,8 @@ def test_every_kind_of_repair_is_explained() -> None:
 def test_the_example_of_rules_is_right() -> None:
     (example,) = blocks((CHECKOUT / "docs" / "completeness.md").read_text(), "json")
     assert [rule.limit for rule in parse_rules(example)] == [1800]
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/command-line.md"])
+def test_whoever_installs_is_told_that_pypi_has_another_system(document: str) -> None:
+    assert "(The `dcm-processor` on PyPI is another system." in (CHECKOUT / document).read_text()

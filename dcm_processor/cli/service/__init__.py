@@ -8,6 +8,7 @@ _VERBS = {
     "new": "Make a service from the template.",
     "validate": "Say all that is wrong with services, and draw their plan.",
     "test": "Run a service on a folder of DICOM, with nothing running.",
+    "replay": "Ask a service that is not installed about studies of the past.",
     "install": "Install a service, or another version of it.",
     "update": "Install services anew from where they came from.",
     "remove": "Remove a service.",

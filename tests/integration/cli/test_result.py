@@ -10,7 +10,7 @@ import pytest
 from dcm_processor.ledger import results
 from dcm_processor.notes import NamedResult
 from dcm_processor.vocabulary import JobState
-from tests.integration.cli.test_study_and_job import Here, cli, here  # noqa: F401 - fixtures
+from tests.integration.cli.conftest import Here
 from tests.integration.scheduler.api.stand import study_id
 from tests.unit.dcm_processor.cli.conftest import Cli
 
@@ -23,7 +23,7 @@ def name(stand: Here, job_id: str, attempt: int, *found: NamedResult) -> None:
 
 
 @pytest.fixture
-def filled(here: Here) -> list[str]:  # noqa: F811
+def filled(here: Here) -> list[str]:
     """Two studies, whose jobs named results; the first one's failed before."""
     failed = {**ENDED, "state": "failed"}
     (one,) = here.plan(here.study(1), {"job_name": "segment", "tries": [failed, ENDED]})
@@ -39,7 +39,7 @@ def rows(text: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.usefixtures("filled")
-def test_csv_has_one_row_a_job_and_is_all_that_stdout_has(cli: Cli) -> None:  # noqa: F811
+def test_csv_has_one_row_a_job_and_is_all_that_stdout_has(cli: Cli) -> None:
     result = cli("result", "list", "--service", "temp", "--csv")
     assert (result.exit_code, result.stderr) == (0, "")
     second, first = rows(result.stdout_bytes.decode())
@@ -48,7 +48,7 @@ def test_csv_has_one_row_a_job_and_is_all_that_stdout_has(cli: Cli) -> None:  # 
 
 
 @pytest.mark.usefixtures("filled")
-def test_long_names_and_failed_attempts_are_asked_for(cli: Cli) -> None:  # noqa: F811
+def test_long_names_and_failed_attempts_are_asked_for(cli: Cli) -> None:
     command = ("result", "list", "--service", "temp", "--csv")
     long = rows(cli.done(*command, "--long", "--name", "volume"))
     assert [(row["name"], row["value"], row["unit"]) for row in long] == [
@@ -64,7 +64,7 @@ def test_long_names_and_failed_attempts_are_asked_for(cli: Cli) -> None:  # noqa
 
 
 @pytest.mark.usefixtures("filled")
-def test_json_and_the_table_have_them_too(cli: Cli) -> None:  # noqa: F811
+def test_json_and_the_table_have_them_too(cli: Cli) -> None:
     found = json.loads(cli.done("result", "list", "--service", "temp", "--json", "-n", "1"))
     assert [each["results"][1] for each in found] == [{"name": "contrast", "value": True, "unit": None}]
     table = [line.split("\t") for line in cli.done("result", "list", "--service", "temp").splitlines()]
@@ -73,8 +73,8 @@ def test_json_and_the_table_have_them_too(cli: Cli) -> None:  # noqa: F811
 
 
 def test_a_terminal_shows_as_many_columns_as_it_has_room_for(
-    here: Here,  # noqa: F811
-    cli: Cli,  # noqa: F811
+    here: Here,
+    cli: Cli,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (job_id,) = here.plan(here.study(1), {"job_name": "segment", "tries": [ENDED]})
@@ -86,7 +86,7 @@ def test_a_terminal_shows_as_many_columns_as_it_has_room_for(
     assert ("n7" in result.stdout, "n8" in result.stdout) == (True, False)
 
 
-def test_units_that_differ_are_warned_of_beside_pure_csv(here: Here, cli: Cli) -> None:  # noqa: F811
+def test_units_that_differ_are_warned_of_beside_pure_csv(here: Here, cli: Cli) -> None:
     for number, unit in ((1, "ml"), (2, "l")):
         (job_id,) = here.plan(here.study(number), {"job_name": "segment", "tries": [ENDED]})
         name(here, job_id, 1, NamedResult("volume", number, unit))
@@ -95,7 +95,7 @@ def test_units_that_differ_are_warned_of_beside_pure_csv(here: Here, cli: Cli) -
     assert len(rows(result.stdout)) == 2
 
 
-def test_a_running_jobs_results_and_a_jobs_page_are_told(here: Here, cli: Cli, filled: list[str]) -> None:  # noqa: F811
+def test_a_running_jobs_results_and_a_jobs_page_are_told(here: Here, cli: Cli, filled: list[str]) -> None:
     assert ["segment", "", "volume", "4810.5", "ml"] in [
         line.split("\t") for line in cli.done("study", "show", study_id(1)).splitlines()
     ]
@@ -114,13 +114,13 @@ def test_a_running_jobs_results_and_a_jobs_page_are_told(here: Here, cli: Cli, f
         ({"other": 1}, "body.other"), ({"query": {str(n): "x" for n in range(40)}}, "body.query"),
     ],
 )  # fmt: skip
-def test_a_search_that_means_nothing_is_refused(here: Here, body: dict[str, Any], says: str) -> None:  # noqa: F811
+def test_a_search_that_means_nothing_is_refused(here: Here, body: dict[str, Any], says: str) -> None:
     answer = here.api().post("/api/v1/results/search", json=body)
     assert answer.status_code == 400
     assert answer.get_json()["faults"][0]["field"] == says
 
 
-def test_a_search_answers_as_the_document_says(here: Here, filled: list[str]) -> None:  # noqa: F811
+def test_a_search_answers_as_the_document_says(here: Here, filled: list[str]) -> None:
     api = here.api()
     page = api.post("/api/v1/results/search", json={"named": True, "limit": 1}).get_json()
     assert page["items"][0]["jobId"] == filled[1]

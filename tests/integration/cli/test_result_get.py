@@ -14,10 +14,8 @@ from sqlalchemy import update
 from dcm_processor.cli.result import get
 from dcm_processor.ledger import results, schema
 from dcm_processor.notes import NamedResult
-from tests.integration.cli.test_study_and_job import Here, cli, here  # noqa: F401 - fixtures
+from tests.integration.cli.conftest import Here
 from tests.unit.dcm_processor.cli.conftest import Cli
-
-# ruff: noqa: F811 - pytest's fixtures are called like what is imported
 
 ENDED = {"state": "finished", "started_at": 1.0, "ended_at": 2_000_000_000.0}
 SERIES = "0f5b1b1c-00000000-00000000-00000000-00000000"

@@ -25,6 +25,7 @@ API = [
     ("POST", "/api/v1/jobs/rerun"),
     ("POST", "/api/v1/jobs/search"),
     ("POST", "/api/v1/results/search"),
+    ("GET", "/api/v1/headers"),
     ("GET", "/api/v1/services"),
     ("GET", "/api/v1/queues"),
     ("GET", "/api/v1/openapi.json"),
