@@ -225,6 +225,9 @@ class JobSettings(_Strict):
         description='The Python of its environment, like "3.12", which must be on the workers\' hosts; '
         "null: the one that runs the platform.",
     )
+    warm: bool = Field(
+        default=True, description="Whether a worker may keep the function's module imported for further jobs."
+    )
     disabled: bool = Field(default=False, description="A disabled job is neither asked nor run.")
 
     def to_json(self) -> dict[str, Any]:

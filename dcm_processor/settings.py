@@ -90,6 +90,10 @@ class Settings(BaseSettings):
     CALLBACK_TIMEOUT: Annotated[float, Field(gt=0)] = 10
     LOST_AFTER: Annotated[float, Field(ge=15)] = 60
     WORKER_STOP_GRACE: Annotated[float, Field(ge=0)] = 10
+    WARM_FUNCTIONS: Annotated[int, Field(ge=0, le=1000)] = 8
+    WARM_MEMORY: Size = 2 * 2**30
+    WARM_IDLE: Annotated[float, Field(gt=0, le=1_000_000)] = 600
+    WARM_AGE: Annotated[float, Field(gt=0, le=1_000_000)] = 3600
     RUN_SCRIPTS: bool = False
     WORKER_UID: Annotated[int, Field(ge=0)] | None = None
     WORKER_GID: Annotated[int, Field(ge=0)] | None = None

@@ -90,6 +90,7 @@ class Order:
     inputs: dict[str, Any]  # job name -> output folder relative to DATA, or {seriesId: folder}
     outcomes: dict[str, Any]  # dependency -> {"state", "reason"} (+ "series": {seriesId: …} of a series job)
     pythonVersion: str | None = None  # None: the Python that runs the platform
+    warm: bool = True  # may be run by a process that has imported its module before
 
 
 @dataclass(frozen=True)

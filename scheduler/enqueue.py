@@ -122,4 +122,5 @@ class _PlanView(PlanView):
             inputs=self.inputs(job),
             outcomes=self.outcomes(job),
             pythonVersion=settings.get("pythonVersion"),  # of a plan from before there was such a field: None
+            warm=settings.get("warm", True),  # which the settings of older plans do not have
         )

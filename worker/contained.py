@@ -9,9 +9,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from worker import reaper
 
@@ -19,7 +19,8 @@ LOG_LIMIT = 10_000_000
 """Bytes of a job's log."""
 START_LIMIT = 600.0
 """Seconds that a service's module may take to be imported; its `timeout` counts the function alone."""
-_WAKE_SECONDS = 5.0
+WAKE_SECONDS = 5.0
+"""How often a reaper that says nothing is made to go on, should it have been stopped."""
 _REAPER = str(Path(reaper.__file__))
 
 
@@ -42,6 +43,11 @@ class Command:
     input: int | None = None
     keep: Sequence[int] = ()
     dump: bool = False  # ask for its stack (reaper.DUMP_SIGNAL) before a time-out kills
+    own: Sequence[str] = ()  # variables of `env` that are another job's otherwise, however alike the two are
+
+    def with_tmpdir(self, folder: Path) -> Self:
+        """The same with that folder for temporary files."""
+        return replace(self, env={**self.env, "TMPDIR": str(folder)})
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,18 @@ class End:
     log_fault: str | None = None
     messages: Sequence[Any] = ()
     survivors: Sequence[int] = ()  # processes that would not die
+    warm: bool = False  # run by a process that had imported what it needs
+    why_cold: str | None = None  # where it was to be kept warm, and cannot be
+
+
+class Running(Protocol):
+    """A command under a reaper."""
+
+    def kill(self, word: str) -> None:
+        """End the command for a reason; harmless where it has ended. To be called by any thread or signal handler."""
+
+    def wait(self) -> End:
+        """Wait for the end; a reaper that its job has stopped is made to go on, or no limit would hold."""
 
 
 class Contained:
@@ -92,13 +110,13 @@ class Contained:
         self._process.wait()
 
     def kill(self, word: str) -> None:
-        """End the command for a reason; harmless where it has ended. To be called by any thread or signal handler."""
+        """As `Running`."""
         self._write(f"kill {word}")
 
     def wait(self) -> End:
-        """Wait for the end; a reaper that its job has stopped is made to go on, or no limit would hold."""
+        """As `Running`."""
         assert self._process.stdout is not None
-        while not select.select([self._process.stdout], [], [], _WAKE_SECONDS)[0]:
+        while not select.select([self._process.stdout], [], [], WAKE_SECONDS)[0]:
             self._process.send_signal(signal.SIGCONT)
         text = self._process.stdout.readline()
         if not text:  # what it was to end is now for the caller's own subreaper to end

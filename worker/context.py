@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import ExitReason
+from worker.warm import Warm
 
 
 class StoppedError(BaseException):
@@ -77,6 +78,7 @@ class Context:
     settings: Settings
     worker: str
     host: str
+    warm: Warm | None = None  # None: every job starts cold
     stop: Stop = field(default_factory=Stop)
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     """The worker's own environment, of which jobs and builds get what `worker.surroundings` lets through."""

@@ -27,7 +27,7 @@ from dcm_processor.environment_state import Failed, tail_of
 from dcm_processor.errors import OutageError, PermanentError, ServiceError
 from dcm_processor.requirements_lock import names_index
 from dcm_processor.settings import Settings
-from worker.contained import Command, Contained, End
+from worker.contained import Command, Contained, End, Running
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ class Environment:
 
 
 Fault = EnvironmentFailedError | EnvironmentUnavailableError
-Watch = Callable[[Contained], End]
+Watch = Callable[[Running], End]
 """Waits for a command to end; a worker's also has it killed when the attempt is to stop."""
 
 
@@ -80,7 +80,7 @@ class Environments:
         version: str,
         python_version: str | None = None,
         *,
-        watch: Watch = Contained.wait,
+        watch: Watch = lambda running: running.wait(),
         building: Callable[[str], None] = lambda _key: None,
     ) -> Environment:
         """The environment of a service's module folder, built should it be missing.

@@ -13,13 +13,14 @@ from dcm_processor import job_helper
 from dcm_processor.job_helper import dcm_processor_job
 from dcm_processor.notes import LONGEST, NamedResult, Progress, progress_of, results_of
 
+NOTES = dcm_processor_job.NOTES
 SIBLING = f"{job_helper.NAME}={job_helper.FOLDER / job_helper.NAME}"
 """The helper, as the runner is told of packages that come after all others."""
 
 
 def variables(folder: Path) -> dict[str, str]:
     """What has the helper write its notes to `folder`, and scripts that the job starts find the helper."""
-    return {dcm_processor_job.NOTES: str(folder), "PYTHONPATH": str(job_helper.FOLDER)}
+    return {NOTES: str(folder), "PYTHONPATH": str(job_helper.FOLDER)}
 
 
 def progress(folder: Path) -> Progress | None:

@@ -25,6 +25,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 MESSAGES_FD = 3
@@ -51,10 +52,11 @@ _LONGEST_POLL = 3600.0
 
 
 class Process(NamedTuple):
-    """What the system says of a process: its parent and its process group."""
+    """What the system says of a process: its parent, its process group, and whether it has ended (a zombie)."""
 
     parent: int
     group: int
+    ended: bool
 
 
 def family(root: int) -> dict[int, Process]:
@@ -75,7 +77,7 @@ def family(root: int) -> dict[int, Process]:
 def _everybody() -> dict[int, Process]:
     """Every process there is."""
     if not LINUX:
-        return {pid: Process(parent, group) for pid, parent, group in _ps("pid", "ppid", "pgid")}
+        return {pid: Process(parent, group, ended=False) for pid, parent, group in _ps("pid", "ppid", "pgid")}
     found: dict[int, Process] = {}
     for name in os.listdir("/proc"):
         if not name.isdecimal():
@@ -85,7 +87,7 @@ def _everybody() -> dict[int, Process]:
                 fields = file.read().rpartition(b")")[2].split()
         except OSError:
             continue  # it ended meanwhile
-        found[int(name)] = Process(int(fields[1]), int(fields[2]))
+        found[int(name)] = Process(int(fields[1]), int(fields[2]), fields[0] in b"ZX")
     return found
 
 
@@ -100,30 +102,47 @@ def _ps(*columns: str) -> "list[list[int]]":
     return []
 
 
-def kill_descendants(on_end: Any = None, patience: float = _KILL_PATIENCE) -> bool:
+def kill_descendants(on_end: Any = None, patience: float = _KILL_PATIENCE, spare: int = 0) -> bool:
     """SIGKILL all descendants of this process, a subreaper, until none is left; False where some would not die.
 
     A process without a child has no descendant either, since orphans are handed to the subreaper. Groups are killed
-    as a whole: that is one step for the kernel, and nothing that forks all the time gets between.
-    `on_end(pid, status, rusage)` is called for each child that ended.
+    as a whole: that is one step for the kernel, and nothing that forks all the time gets between. `spare`, a child that
+    leads a session of its own, may live. `on_end(pid, status, rusage)` is called for each child that ended.
     """
+    ended = 0
+
+    def note(*end: Any) -> None:
+        nonlocal ended
+        ended += 1
+        if on_end is not None:
+            on_end(*end)
+
     me = os.getpid()
     deadline, pause = time.monotonic() + patience, 0.001
-    while not reap(on_end):
-        found = family(me)
-        for group in {process.group for process in found.values()} - {os.getpgrp(), 0}:
-            with contextlib.suppress(OSError):
-                os.killpg(group, signal.SIGKILL)
-        for pid in found:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        if reap(on_end):
+    while not reap(note):
+        before, found = ended, family(me)
+        found.pop(spare, None)
+        kill(found, but_groups={os.getpgrp(), 0, spare})
+        if reap(note):
             return True
+        if spare and not found and ended == before:
+            return True  # what has ended before it could be read would have been reaped here
         if time.monotonic() > deadline:
             return False
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.05)
+        if found:
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
     return True
+
+
+def kill(processes: "dict[int, Process]", but_groups: "set[int]") -> None:
+    """SIGKILL processes, and their process groups as a whole but for those."""
+    for group in {process.group for process in processes.values()} - but_groups:
+        with contextlib.suppress(OSError):
+            os.killpg(group, signal.SIGKILL)
+    for pid in processes:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def reap(on_end: Any = None) -> bool:
@@ -264,10 +283,22 @@ class Log:
 # -- one command
 
 
+def wakes() -> int:
+    """A file descriptor that can be read when a child ended; signals that would end this process no longer do."""
+    wake_read, wake_write = os.pipe()
+    for fd in (wake_read, wake_write):
+        os.set_blocking(fd, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)  # the worker decides; it may get the same signal
+    return wake_read
+
+
 class Reaper:
     """The command, what limits it, and what is known of it."""
 
-    def __init__(self, order: dict[str, Any], control: "Lines") -> None:
+    def __init__(self, order: dict[str, Any], control: "Lines", wake: int) -> None:
         self.order = order
         self.control = control
         self.log = Log(order["log"], order["log_limit"])
@@ -277,46 +308,36 @@ class Reaper:
         self.peak = 0
         self.messages: list[Any] = []
         self.pid = 0
+        self._poll = select.poll()
+        self._sources: dict[int, Callable[[], bool]] = {}
+        self._listen(wake, lambda: self._woken(wake))
+        self._listen(control.fd, lambda: self._obey(control.read()))
+        self._output = self._messages = -1
         self._pending = b""
         self._message_bytes = 0
         self._function: float | None = None  # when the function began, on the monotonic clock
         self._kill_at: float | None = None
-        self._measure_at = 0.0
+        self._started = self._measure_at = 0.0
 
     def run(self) -> dict[str, Any]:
         """Run the command to its end and say how it was."""
         kills = oom_kills()
-        wake_read, wake_write = os.pipe()
-        for fd in (wake_read, wake_write):
-            os.set_blocking(fd, False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)  # the worker decides; it may get the same signal
-        output, messages = self._start()
-        poll = select.poll()
-        for fd in (wake_read, output, messages, self.control.fd):
-            poll.register(fd, select.POLLIN)
-        started = time.monotonic()
-        self._measure_at = started
+        self._start()
+        self._started = self._measure_at = time.monotonic()
         self._obey(self.control.arrived())
-        all_gone = self._enforce(started)
+        all_gone = self._enforce()
         while self.status is None and all_gone:
-            for fd, _ in poll.poll(self._patience(started)):
-                if fd == wake_read:
-                    os.read(wake_read, 4096)
-                    reap(self._on_end)
-                elif fd == output and not self._drain(output, once=True):
-                    poll.unregister(output)
-                elif fd == messages and not self._hear(messages):
-                    poll.unregister(messages)
-                elif fd == self.control.fd and not self._obey(self.control.read()):
-                    poll.unregister(fd)
-            all_gone = self._enforce(started)
-        all_gone = all_gone and kill_descendants(self._on_end)
-        self._drain(output)
-        self._hear(messages)
+            for fd, _ in self._poll.poll(self._patience()):
+                if fd in self._sources and not self._sources[fd]():
+                    self._poll.unregister(fd)
+                    del self._sources[fd]
+            all_gone = self._enforce()
+        all_gone = all_gone and self._kill()
+        self._drain()
+        self._hear()
         self.log.close()
+        for fd in (self._output, self._messages):
+            os.close(fd)
         code = -signal.SIGKILL if self.status is None else os.waitstatus_to_exitcode(self.status)
         return {
             "status": code if code >= 0 else None,
@@ -329,26 +350,40 @@ class Reaper:
             "log_cut": self.log.cut,
             "log_fault": self.log.fault,
             "messages": self.messages,
-            "survivors": [] if all_gone else sorted(family(os.getpid())),
+            "survivors": [] if all_gone else sorted(self._pids()),
         }
 
-    def _start(self) -> tuple[int, int]:
-        output, output_write = os.pipe()
-        messages, messages_write = os.pipe()
+    def _listen(self, fd: int, act: Callable[[], bool]) -> None:
+        """Call `act` whenever the descriptor can be read, until it returns False."""
+        self._sources[fd] = act
+        self._poll.register(fd, select.POLLIN)
+
+    def _start(self) -> None:
+        ends = self._open()
+        self._spawn(ends)
+        for fd in ends:
+            os.close(fd)
+
+    def _open(self) -> list[int]:
+        """Open the pipes that are listened to; returns the command's ends: for its output, its messages, its input."""
+        self._output, output_end = os.pipe()
+        self._messages, messages_end = os.pipe()
         with contextlib.suppress(OSError):  # above the limit for users: the default size does
-            fcntl.fcntl(output, _F_SETPIPE_SZ, _PIPE)
+            fcntl.fcntl(self._output, _F_SETPIPE_SZ, _PIPE)
+        for fd in (self._output, self._messages):
+            os.set_blocking(fd, False)
+        self._listen(self._output, lambda: self._drain(once=True))
+        self._listen(self._messages, self._hear)
+        given = self.order["input"]
+        return [output_end, messages_end, os.open(os.devnull, os.O_RDONLY) if given is None else given]
+
+    def _spawn(self, ends: "list[int]") -> None:
+        """Start the command; it finds its ends as descriptors 1 and 2, 3, 4, and what else is in `ends` from 5 on."""
         me, self.pid = os.getpid(), os.fork()
         if self.pid == 0:
-            self._become(me, output_write, messages_write)
-        for fd in (output_write, messages_write):
-            os.close(fd)
-        if self.order["input"] is not None:
-            os.close(self.order["input"])
-        for fd in (output, messages):
-            os.set_blocking(fd, False)
-        return output, messages
+            self._become(me, ends)
 
-    def _become(self, parent: int, output: int, messages: int) -> NoReturn:
+    def _become(self, parent: int, ends: "list[int]") -> NoReturn:
         """In the child: become the command."""
         try:
             os.setsid()
@@ -360,8 +395,7 @@ class Reaper:
             resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
             for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, which execve would keep
                 signal.signal(number, signal.SIG_DFL)
-            null = os.open(os.devnull, os.O_RDONLY)
-            sources = [null, output, output, messages, null if self.order["input"] is None else self.order["input"]]
+            sources = [os.open(os.devnull, os.O_RDONLY), ends[0], *ends]
             high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in sources]
             for target, fd in enumerate(high):
                 os.dup2(fd, target)
@@ -382,15 +416,28 @@ class Reaper:
                 with contextlib.suppress(OSError):
                     os.killpg(pid, signal.SIGKILL)
 
+    def _woken(self, wake: int) -> bool:
+        os.read(wake, 4096)
+        reap(self._on_end)
+        return True
+
+    def _kill(self) -> bool:
+        """Kill the command and all it started; False where some would not die."""
+        return kill_descendants(self._on_end)
+
+    def _pids(self) -> list[int]:
+        """The command's processes."""
+        return list(family(os.getpid()))
+
     def _ended(self) -> bool:
         """Whether the command has ended; asked before each judgement, since this process may have stood still."""
         if self.status is None:
             reap(self._on_end)
         return self.status is not None
 
-    def _patience(self, started: float) -> float | None:
+    def _patience(self) -> float | None:
         """Milliseconds until something is due."""
-        moments = [moment for moment in (self._deadline(started), self._kill_at) if moment is not None]
+        moments = [moment for moment in (self._deadline(), self._kill_at) if moment is not None]
         if self.order["memory"] is not None:
             moments.append(self._measure_at)
         if not moments:
@@ -398,20 +445,20 @@ class Reaper:
         seconds = min(moments) - time.monotonic()
         return min(max(seconds, 0), _LONGEST_POLL) * 1000 + 1
 
-    def _deadline(self, started: float) -> float | None:
+    def _deadline(self) -> float | None:
         if self.killed is not None:
             return None
         if self._function is None:
             limit: float | None = self.order["start_timeout"]
-            return None if limit is None else started + limit
+            return None if limit is None else self._started + limit
         return self._function + float(self.order["timeout"])
 
-    def _enforce(self, started: float) -> bool:
+    def _enforce(self) -> bool:
         """Kill what is due to be killed; False where it would not die."""
         now = time.monotonic()
         if self._ended():
             return True  # nothing is left to be limited; what it started goes in the end
-        deadline = self._deadline(started)
+        deadline = self._deadline()
         if deadline is not None and now >= deadline:
             self.killed = "timeout" if self._function is not None else "start"
             self._kill_at = now
@@ -421,17 +468,20 @@ class Reaper:
                 self._kill_at = now + _DUMP_GRACE
         if self.order["memory"] is not None and now >= self._measure_at and self.killed is None:
             self._measure(now)
-        return self._kill_at is None or now < self._kill_at or kill_descendants(self._on_end)
+        return self._kill_at is None or now < self._kill_at or self._kill()
 
     def _measure(self, now: float) -> None:
-        pids = family(os.getpid())
-        used = resident(pids)
-        if used > self.order["memory"]:
-            used = proportional(pids)
+        used = self._used()
         self.peak = max(self.peak, used)
         if used > self.order["memory"]:
             self.killed, self._kill_at = "memory", now
         self._measure_at = now + max(_MEMORY_INTERVAL, 20 * (time.monotonic() - now))  # at most 5 % of a core
+
+    def _used(self) -> int:
+        """Bytes of memory that the command's processes hold, exactly where they may be too many."""
+        pids = self._pids()
+        used = resident(pids)
+        return proportional(pids) if used > self.order["memory"] else used
 
     def _obey(self, lines: list[bytes]) -> bool:
         """Take the worker's orders; False where it died."""
@@ -443,23 +493,26 @@ class Reaper:
             self._kill_at = time.monotonic()
         return b"" not in lines
 
-    def _drain(self, fd: int, *, once: bool = False) -> bool:
+    def _drain(self, *, once: bool = False) -> bool:
         """Take what the command printed; False at the end of it."""
         for _ in range(1 if once else 64):  # more than the pipe holds: what would not die may print for ever
             try:
-                data = os.read(fd, _PIPE)
+                data = os.read(self._output, _PIPE)
             except BlockingIOError:
                 return True
             if not data:
                 return False
-            self.log.write(data)
+            self._take(data)
         return True
 
-    def _hear(self, fd: int) -> bool:
+    def _take(self, data: bytes) -> None:
+        self.log.write(data)
+
+    def _hear(self) -> bool:
         """Take what the command says about itself; False at the end of it."""
         while True:
             try:
-                data = os.read(fd, 65536)
+                data = os.read(self._messages, 65536)
             except BlockingIOError:
                 return True
             if not data:
@@ -479,9 +532,9 @@ class Reaper:
 class Lines:
     """Lines that arrive on a file descriptor."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, arrived: bytes = b"") -> None:
         self.fd = fd
-        self._buffer = b""
+        self._buffer = arrived
 
     def first(self) -> bytes:
         """The first line, waited for; b"" where there is none."""
@@ -515,7 +568,7 @@ def main() -> None:
     for fd in order["keep"] + ([] if order["input"] is None else [order["input"]]):
         os.set_inheritable(fd, False)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    end = memoryview(json.dumps(Reaper(order, control).run()).encode() + b"\n")
+    end = memoryview(json.dumps(Reaper(order, control, wakes()).run()).encode() + b"\n")
     with contextlib.suppress(BrokenPipeError):
         while end:
             end = end[os.write(1, end) :]

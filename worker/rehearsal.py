@@ -23,7 +23,7 @@ from dcm_processor.outcome import Outcome
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import ExitReason
 from worker import notes, output, runner, surroundings
-from worker.contained import LOG_LIMIT, START_LIMIT, Command, Contained, End
+from worker.contained import LOG_LIMIT, START_LIMIT, Command, Contained, End, Running
 from worker.context import Stop, StoppedError
 from worker.environments import Environment, Environments
 from worker.verdict import outcome_of, outcome_of_error
@@ -123,7 +123,7 @@ class Rehearsal:
         results, _ = notes.results(noted)
         return replace(outcome_of(end, wish, START_LIMIT), results=results)
 
-    def _watch(self, running: Contained) -> End:
+    def _watch(self, running: Running) -> End:
         with self._stop.calling(running.kill):
             return running.wait()
 

@@ -25,9 +25,9 @@ from dcm_processor.outcome import Outcome
 from dcm_processor.store import SCRIPT_NOT_RUN
 from dcm_processor.transport import Order, PlanOrder, Report, Transport
 from dcm_processor.vocabulary import ExitReason
-from worker import copies, notes, output, reaper, runner, studies, surroundings
+from worker import copies, notes, output, reaper, runner, studies, surroundings, warm
 from worker.announcer import Announcer
-from worker.contained import LOG_LIMIT, START_LIMIT, Command, Contained, End
+from worker.contained import LOG_LIMIT, START_LIMIT, Command, Contained, End, Running
 from worker.context import CONTEXT, Context, StoppedError
 from worker.environments import Environments
 from worker.exchange import FETCH_PATIENCE, Exchange, patiently
@@ -167,8 +167,6 @@ class _Attempt:
             output.have(left)
         if end.log_fault is not None:
             log.error("part of the job's log is lost", why=end.log_fault)
-        if end.killed == "reaper":
-            reaper.kill_descendants()
         outcome = self._with_results(folder, outcome_of(end, order, START_LIMIT))
         if not shared:
             return self._send_output(folder, left, outcome)
@@ -204,14 +202,16 @@ class _Attempt:
             with os.fdopen(os.dup(paper), "w", encoding="utf-8") as file:
                 json.dump(task, file)
             os.lseek(paper, 0, os.SEEK_SET)
+            environ, temporary = self._context.environ, folder.scratch / "tmp"
+            env = surroundings.of_job(settings, environ, order.service, python.parent, temporary)
+            env |= notes.variables(folder.notes)
             command = Command(
                 argv=[
                     *(str(python), "-I", str(Path(runner.__file__)), contract.__file__, order.service, str(module)),
                     *(f"{name}={place}" for name, place in sorted(siblings.items())),
                     notes.SIBLING,
                 ],
-                env=surroundings.of_job(settings, self._context.environ, order.service, python.parent, folder.tmpdir())
-                | notes.variables(folder.notes),
+                env=env,
                 cwd=str(folder.scratch),
                 log=str(folder.log),
                 log_limit=LOG_LIMIT,
@@ -221,10 +221,9 @@ class _Attempt:
                 input=paper,
                 keep=[fd for fd in (folder.lock, self._used, self._environment) if fd is not None],
                 dump=True,
+                own=("TMPDIR", notes.NOTES),
             )
-            running = self._until_its_end.enter_context(Contained(command))
-            folder.prepare()
-            return self._watch(running)
+            return self._contain(folder, command)
         finally:
             os.close(paper)
 
@@ -235,6 +234,31 @@ class _Attempt:
         if left_out:
             _say(folder, f"{left_out} named results are left out: they cannot be, or are too many")
         return replace(outcome, results=found)
+
+    def _contain(self, folder: AttemptFolder, command: Command) -> End:
+        """Run the command in a fork of what has imported the function's module, or else in a process of its own."""
+        order = self._order
+        kept = self._context.warm if order.warm and self._settings.WARM_FUNCTIONS else None
+        if kept is not None:
+            name = warm.name_of(order.service, order.worker, command)
+            if (why := kept.why_cold(name)) is not None:
+                _say(folder, f"not kept warm: {why}")
+            else:
+                warm_command = command.with_tmpdir(folder.tmpdir(kept.token(name)))
+                end = kept.run(name, order.worker, warm_command, partial(self._begin, folder))
+                if end is not None:
+                    self._details["warm"] = end.warm
+                    return end
+        self._details["warm"] = False
+        running = Contained(command.with_tmpdir(folder.tmpdir()))
+        end = self._begin(folder, self._until_its_end.enter_context(running))
+        if end.killed == "reaper":
+            reaper.kill_descendants()
+        return end
+
+    def _begin(self, folder: AttemptFolder, running: Running) -> End:
+        folder.prepare()
+        return self._watch(running)
 
     def _task(self, dicom: Path, inputs: dict[str, Any], left: Path) -> dict[str, Any]:
         """What the runner needs to call the function (`worker.runner.arguments`)."""
@@ -296,7 +320,7 @@ class _Attempt:
         details = {**outcome.details, "leftOut": len(left_out), "logSize": folder.log.stat().st_size}
         return replace(outcome, details=details)
 
-    def _watch(self, running: Contained) -> End:
+    def _watch(self, running: Running) -> End:
         with self._context.stop.calling(running.kill):
             return running.wait()
 

@@ -5,6 +5,9 @@ Nothing of the platform is importable from here: the service contract (`dcm_proc
 path, and `sys.path` holds the standard library, the service's own folder and its environment's packages. Other
 services' packages are found where none of these has a module of their name.
 
+With `--warm=FUNCTION` at the end it stops when that function's module is imported, and is forked for each job from then
+on (worker/zygote.py).
+
 What is to be done lies in the file open as descriptor 4 (`worker.run.task`); what happened goes to descriptor 3 as
 lines of JSON: `begins`, and `raised` where the function, or the import of its module, raised.
 """
@@ -27,11 +30,12 @@ TASK_FD = 4
 DUMP_SIGNAL = signal.SIGUSR1
 _LONGEST_TRACEBACK = 60_000
 _LONGEST_MESSAGE = 500
+_WARM = "--warm="
 
 
-def load_contract(path: str) -> Any:
-    """The service contract as a module that has no name a service could clash with."""
-    spec = importlib.util.spec_from_file_location("_dcm_processor_contract", path)
+def load(path: str) -> Any:
+    """A file of the platform as a module that has no name a service could clash with."""
+    spec = importlib.util.spec_from_file_location(f"_dcm_processor_{Path(path).stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -51,6 +55,13 @@ def make_importable(contract: Any, service: str, folder: str, siblings: "list[st
     sys.path.insert(sys.path.index(packages[0]) if packages else len(sys.path), folder)
     others = [each.partition("=") for each in siblings]
     sys.meta_path.append(contract.ServiceFinder({name: Path(place) for name, _, place in others}))
+
+
+def parse(argv: "list[str]") -> "tuple[str, str, list[str], str | None]":
+    """The service, its folder, its siblings, and the function to be kept warm, from the arguments given."""
+    _contract, service, folder, *others = argv
+    warm = [each.partition("=")[2] for each in others if each.startswith(_WARM)]
+    return service, folder, [each for each in others if not each.startswith(_WARM)], warm[0] if warm else None
 
 
 def arguments(contract: Any, task: "dict[str, Any]") -> "dict[str, Any]":
@@ -130,19 +141,26 @@ def leave(status: int) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the function and end."""
-    contract = load_contract(sys.argv[1])
+    contract = load(sys.argv[1])
     sys.dont_write_bytecode = True  # a version's folder stays as it was installed
-    with os.fdopen(TASK_FD, encoding="utf-8") as file:
-        task = json.load(file)
-    os.set_inheritable(MESSAGES_FD, False)
+    for fd in (MESSAGES_FD, TASK_FD):
+        os.set_inheritable(fd, False)
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, all_threads=True)
-    service, folder = sys.argv[2], sys.argv[3]
-    make_importable(contract, service, folder, sys.argv[4:])
-    me, status = os.getpid(), 0
+    service, folder, siblings, warm = parse(sys.argv[1:])
+    make_importable(contract, service, folder, siblings)
+    me, status, function = os.getpid(), 0, None
     try:
-        function = contract.resolve(task["function"], Path(folder))
+        if warm is not None:
+            zygote = load(str(Path(__file__).with_name("zygote.py"))).Zygote()
+            function = contract.resolve(warm, Path(folder))
+            zygote.serve()
+            me = os.getpid()
+        with os.fdopen(TASK_FD, encoding="utf-8") as file:
+            task = json.load(file)
+        if function is None:
+            function = contract.resolve(task["function"], Path(folder))
         offered = arguments(contract, task)
         send({"kind": "begins"})
         contract.call(function, **offered)
@@ -165,4 +183,4 @@ def main() -> NoReturn:
 if __name__ == "__main__":
     main()
 elif __name__ == "__mp_main__":  # a process of multiprocessing (spawn, forkserver) that this one started
-    make_importable(load_contract(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])
+    make_importable(load(sys.argv[1]), *parse(sys.argv[1:])[:3])

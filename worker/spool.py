@@ -150,14 +150,17 @@ class AttemptFolder:
         except OSError as error:
             raise SpoolError(f"the spool {self.path.parent} takes nothing: {error.strerror}") from error
 
-    def tmpdir(self) -> Path:
+    def tmpdir(self, token: str | None = None) -> Path:
         """A folder for temporary files, under a name short enough for the sockets that multiprocessing puts there.
 
-        The address of a Unix socket has room for 107 characters, which the folder's own name may fill.
+        The address of a Unix socket has room for 107 characters, which the folder's own name may fill. With a `token`
+        the name is always the same one, and leads to the folder of the attempt that asked last.
         """
-        short = Path(tempfile.gettempdir()) / f"dcmproc-{secrets.token_hex(4)}"
+        new = Path(tempfile.gettempdir()) / f"dcmproc-{secrets.token_hex(4)}"
+        short = new if token is None else new.with_name(f"dcmproc-{token}")
         self._tmpdir.write_text(str(short), encoding="utf-8")
-        short.symlink_to(self.scratch / "tmp")
+        new.symlink_to(self.scratch / "tmp")
+        new.replace(short)
         return short
 
     def clear_scratch(self) -> None:

@@ -38,6 +38,7 @@ from worker.prebuild import Prebuilder
 from worker.run import AttemptFailedError
 from worker.scripts import Scripts
 from worker.spool import AttemptFolder, SpoolError
+from worker.warm import Warm
 
 log = structlog.get_logger()
 
@@ -53,7 +54,9 @@ _REAPER_PATIENCE = 15.0
 class AttemptWorker(Worker):
     """RQ's forking worker, for attempts."""
 
-    def __init__(self, settings: Settings, stopping: threading.Event, outbox: Outbox, prebuilder: Prebuilder) -> None:
+    def __init__(
+        self, settings: Settings, stopping: threading.Event, outbox: Outbox, *, prebuilder: Prebuilder, warm: Warm
+    ) -> None:
         host = socket.gethostname()
         super().__init__(
             list(settings.WORKER_QUEUES),
@@ -71,6 +74,7 @@ class AttemptWorker(Worker):
         self._stopping = stopping
         self._outbox = outbox
         self._prebuilder = prebuilder
+        self._warm = warm
         self._scripts = Scripts(settings)
         self._beat_at = 0.0
         self._handing_back = False
@@ -183,6 +187,7 @@ class AttemptWorker(Worker):
         finally:
             if self._horse_status:
                 self._bury(job.id)
+            reaper.reap()  # of what was kept warm some may have ended
             self._beat_at = 0.0
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
@@ -200,7 +205,8 @@ class AttemptWorker(Worker):
         if os.getppid() != self.pid:
             os._exit(1)
         adopt_orphans()
-        CONTEXT.set(Context(self._settings, self.name, self._host))
+        self._warm.in_horse()
+        CONTEXT.set(Context(self._settings, self.name, self._host, self._warm))
         super().main_work_horse(job, queue)
 
     def setup_work_horse_signals(self) -> None:
@@ -231,10 +237,12 @@ class AttemptWorker(Worker):
     def _bury(self, attempt_id: str) -> None:
         """A horse that died without a word: nothing of its job stays, and the scheduler need not wait to be sure."""
         self._prebuilder.stop()  # it would be waited for, and killed; it begins again
+        self._warm.end()  # what was kept warm goes with it
         deadline = time.monotonic() + _REAPER_PATIENCE
         while not reaper.reap() and time.monotonic() < deadline:  # its reaper is ours now, and cleans up by itself
             time.sleep(0.01)
         reaper.kill_descendants()
+        self._warm.begin()
         folder = AttemptFolder(self._settings.spool, attempt_id)
         claim = folder.claim()
         if claim is None or claim.worker != self.name or folder.outcome() is not None:
@@ -299,6 +307,8 @@ def serve(settings: Settings) -> None:
     outbox = Outbox(settings.spool, settings.redis_url)
     outbox.start()
     prebuilder = Prebuilder(settings)
+    warm = Warm(settings)
+    warm.begin()
     current: list[AttemptWorker] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -314,7 +324,7 @@ def serve(settings: Settings) -> None:
         current.clear()
         prebuilder.look()
         try:
-            current.append(AttemptWorker(settings, stopping, outbox, prebuilder))
+            current.append(AttemptWorker(settings, stopping, outbox, prebuilder=prebuilder, warm=warm))
             current[0].serve()
         except redis.RedisError as error:
             if not away or (current and current[0].served):
@@ -326,6 +336,7 @@ def serve(settings: Settings) -> None:
             stopping.wait(1)
     outbox.stop()
     prebuilder.stop()
+    warm.close()
     log.info("stopped")
 
 

@@ -31,6 +31,7 @@ def test_the_defaults_are_those_of_the_design():
         "onUpdate": "rerun",
         "memory": None,
         "pythonVersion": None,
+        "warm": True,
         "disabled": False,
     }
 
@@ -100,6 +101,7 @@ _settings = st.fixed_dictionaries(
         "retry": _retries.map(lambda fields: Retry(**fields)),
         "on_update": st.sampled_from(OnUpdate),
         "memory": st.none() | st.integers(2**24, 2**50),
+        "warm": st.booleans(),
         "disabled": st.booleans(),
     }
 ).map(lambda fields: JobSettings(**fields))

@@ -106,6 +106,7 @@ def test_all_faults_are_reported_at_once():
                 "retry": {"max": -1, "interval": [1, "x"], "lost": 2.5},
                 "onUpdate": "again",
                 "memory": "4X",
+                "warm": 1,
                 "disabled": "no",
             },
             {},
@@ -117,7 +118,10 @@ def test_all_faults_are_reported_at_once():
             f"[2].{field}"
             for field in (*JOB, "dependsOn", "priority", "timeout", "params", "sortPosition", "description")
         ),
-        *(f"[2].{field}" for field in ("level", "stage", "onDependencyFailure", "onUpdate", "memory", "disabled")),
+        *(
+            f"[2].{field}"
+            for field in ("level", "stage", "onDependencyFailure", "onUpdate", "memory", "warm", "disabled")
+        ),
         *(f"[2].retry.{field}" for field in ("max", "interval[1]", "lost")),
         *(f"[3].{field}" for field in JOB),
     }

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from dcm_processor import contract
-from worker import reaper, runner
+from worker import reaper, runner, zygote
 
 
-@pytest.mark.parametrize("path", [runner.__file__, contract.__file__])
+@pytest.mark.parametrize("path", [runner.__file__, zygote.__file__, contract.__file__])
 def test_a_service_may_have_an_older_python(path: str | None) -> None:
     assert path is not None
     ast.parse(Path(path).read_text(), feature_version=(3, 9))
 
 
-@pytest.mark.parametrize("module", [runner, reaper])
+@pytest.mark.parametrize("module", [runner, reaper, zygote])
 def test_it_needs_nothing_but_the_standard_library(module: object) -> None:
     path = str(getattr(module, "__file__", ""))
     tree = ast.parse(Path(path).read_text())
@@ -53,7 +53,7 @@ def test_files_of_the_service_come_after_the_standard_library_and_before_package
     (tmp_path / "helper.py").write_text("")
     code = (
         f"import sys; sys.path.insert(0, {str(Path(runner.__file__).parent)!r}); import runner; del sys.path[0]\n"
-        f"contract = runner.load_contract({contract.__file__!r})\n"
+        f"contract = runner.load({contract.__file__!r})\n"
         f"sys.modules.pop('json'); sys.path.append('/x/site-packages')\n"
         f"runner.make_importable(contract, 'svc', {str(tmp_path)!r}, [])\n"
         "import json, svc.helper, helper; print(sys.path[-2:])\n"

@@ -1,0 +1,88 @@
+"""A warm start against a cold one: a job that imports numpy, pydicom and SimpleITK, from its dequeue to its first line.
+
+    .venv/bin/python -m benchmarks.warm [--jobs 40]
+
+A real worker and a real Valkey, the environment in its cache, nothing to fetch. Warm and cold jobs (`"warm": false`)
+take turns, so both meet the same machine. The worker waits for the queue, so the time counts from just before the
+enqueue. Exit status 1 where the warm median is above 20 ms or above a tenth of the cold one.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from dcm_processor.environment_key import DEFAULT_REQUIREMENTS
+from dcm_processor.settings import Settings
+from dcm_processor.store import Store
+from dcm_processor.transport import REPORTS
+from tests.integration.worker.conftest import DIGEST, Stand
+from tests.servers import ValkeyServer
+from tests.waiting import wait_until
+from worker.environments import Environments
+
+LIMIT_MS = 20.0
+SHARE = 0.1
+WORK = """
+import time, pathlib
+import numpy, pydicom, SimpleITK
+def work(output_dir):
+    began = time.time()
+    pathlib.Path(output_dir, "began").write_text(repr(began))
+"""
+
+
+def start(stand: Stand, attempt_id: str, *, warm: bool) -> float:
+    """Milliseconds from a job's enqueue to its function's first line."""
+    enqueued = time.time()
+    stand.enqueue(attempt_id, warm=warm)
+    outcome = stand.outcome(attempt_id)
+    began = float((stand.output(attempt_id) / "began").read_text())
+    assert outcome.details["warm"] is warm, stand.log(attempt_id)
+    stand.acknowledge(attempt_id)
+    stand.transport.redis.delete(REPORTS)
+    wait_until(lambda: not stand.spooled(attempt_id).exists(), 10, "the worker is done with the attempt")
+    return (began - enqueued) * 1000
+
+
+def shown(milliseconds: list[float]) -> str:
+    return f"median {statistics.median(milliseconds):6.1f} ms, fastest {min(milliseconds):6.1f} ms"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=40)
+    jobs = parser.parse_args().jobs
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "shared").mkdir()
+        Environments(Settings(BASEDIR=folder / "shared"), os.environ).provide(folder / "none", DIGEST)
+        with ValkeyServer(folder / "valkey") as valkey:
+            stand = Stand(folder / "base", valkey, folder / "shared" / "envs")
+            try:
+                stand.service(WORK)
+                module = Store.of(stand.settings).module_folder("svc", DIGEST)
+                (module / "requirements.txt").unlink()  # what has none gets DEFAULT_REQUIREMENTS
+                stand.start()
+                stand.logged("serving")
+                stand.outcome(stand.enqueue("first-1"), 120)
+                stand.acknowledge("first-1")
+                warm, cold = [], []
+                for number in range(jobs):
+                    warm.append(start(stand, f"warm-{number}", warm=True))
+                    cold.append(start(stand, f"cold-{number}", warm=False))
+            finally:
+                stand.close()
+    ratio = statistics.median(warm) / statistics.median(cold)
+    print(f"{DEFAULT_REQUIREMENTS.name}: a job that imports numpy, pydicom and SimpleITK")
+    print(f"cold {shown(cold)}")
+    print(f"warm {shown(warm)}; {ratio:.3f} of the cold median")
+    print(f"limits {LIMIT_MS:.0f} ms, {SHARE}")
+    return 0 if statistics.median(warm) <= LIMIT_MS and ratio <= SHARE else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
