@@ -91,7 +91,7 @@ DEFAULT_HEADER_FIELDS: tuple[str, ...] = (
     "ViewPosition",
     "Units",
 )
-"""The selection where `HEADER_FIELDS` is not set: what a callback usually decides on. docs/services.md lists it."""
+"""The selection where `HEADER_FIELDS` is not set: what a callback usually decides on. docs/contract.md lists it."""
 
 _PATIENT = """
     ReferencedPatientSequence PatientName PatientID IssuerOfPatientID TypeOfPatientID

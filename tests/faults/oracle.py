@@ -1,7 +1,7 @@
 """The oracle: from what was sent, what the services wrote down and what the platform says of itself to a judgement.
 
 It imports nothing of the platform. What is to become of each job it works out itself, from the rules of `services.py`
-and the words of docs/services.md.
+and the words of docs/contract.md.
 """
 
 import hashlib

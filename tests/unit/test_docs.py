@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from dcm_processor import service_tree
 from dcm_processor.completeness import parse_rules
 from dcm_processor.contract import AddedParams, Headers, call, interpret
 from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS
@@ -20,7 +19,7 @@ from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import ExitReason, JobState, Level, RepairKind, Verdict
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-SERVICES = (CHECKOUT / "docs" / "services.md").read_text()
+CONTRACT = (CHECKOUT / "docs" / "contract.md").read_text()
 DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
 
 
@@ -32,34 +31,34 @@ def blocks(text: str, language: str) -> list[str]:
 def functions(name: str) -> list[Any]:
     """The functions of that name in the examples."""
     found = []
-    for source in blocks(SERVICES, "python"):
+    for source in blocks(CONTRACT, "python"):
         namespace: dict[str, Any] = {}
         sys.modules["dcm_processor_job"] = dcm_processor_job
-        exec(compile(source, "docs/services.md", "exec"), namespace)
+        exec(compile(source, "docs/contract.md", "exec"), namespace)
         if name in namespace:
             found.append(namespace[name])
     return found
 
 
-class TestServices:
+class TestContract:
     def test_the_table_has_every_field_of_settings_json(self) -> None:
-        table = SERVICES.partition("| field | value | default |")[2].partition("\n\n")[0]
+        table = CONTRACT.partition("| field | value | default |")[2].partition("\n\n")[0]
         listed = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
         assert sorted(listed) == sorted(str(field.alias) for field in JobSettings.model_fields.values())
 
     def test_the_list_of_header_fields_is_the_default(self) -> None:
-        (listed,) = blocks(SERVICES, "text")
+        (listed,) = blocks(CONTRACT, "text")
         assert tuple(listed.split()) == DEFAULT_HEADER_FIELDS
 
     def test_the_example_of_settings_json_is_right(self) -> None:
         parsed = parse_manifest(
-            blocks(SERVICES, "json")[0], "my-service", Defaults(Level.STUDY, "default", ("default",))
+            blocks(CONTRACT, "json")[0], "my-service", Defaults(Level.STUDY, "default", ("default",))
         )
         assert (parsed.faults, parsed.warnings) == ((), ())
 
     def test_the_example_of_headers_is_as_they_are(self) -> None:
         """Only selected elements, and what all series agree on stands at the top as well."""
-        headers = json.loads(blocks(SERVICES, "json")[1].replace("…", ""))
+        headers = json.loads(blocks(CONTRACT, "json")[1].replace("…", ""))
         ours = {"patientId", "studyId", "seriesIds", "dcmpath", "series", "seriesId", "NumberOfInstances"}
         assert set(headers) | set(headers["series"][0]) <= {*ours, *DEFAULT_HEADER_FIELDS}
         assert {series["Modality"] for series in headers["series"]} == {headers["Modality"]}
@@ -93,7 +92,7 @@ class TestServices:
         assert [result.name for result in found] == ["upper lobe", "middle lobe", "lower lobe", "quality"]
 
     def test_the_bounds_of_named_results_are_those_of_the_helper(self) -> None:
-        section = SERVICES.partition("## What a job says of itself")[2].partition("\n## ")[0]
+        section = CONTRACT.partition("## What a job says of itself")[2].partition("\n## ")[0]
         helper = dcm_processor_job
         for bound in (helper.MAX_NAME, helper.MAX_UNIT, helper.MAX_SAYING, helper.MAX_TEXT, helper.MAX_RESULTS):
             assert f" {bound:,} " in section
@@ -156,16 +155,17 @@ def test_files_that_are_named_are_there(document: Path) -> None:
         assert (CHECKOUT / path).exists(), path
 
 
-def test_the_service_of_the_readme_is_the_version_that_it_says(tmp_path: Path) -> None:
-    """Its four files, made as it shows them."""
-    text = (CHECKOUT / "README.md").read_text().partition("## A service in five minutes")[2]
-    found = re.findall(r"^`lungs/([^`]+)`\n\n(?:```\w+\n(.*?)^```|((?:    [^\n]*\n)+))", text, re.MULTILINE | re.DOTALL)
-    for path, fenced, indented in found:
-        (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_text(fenced or re.sub("^    ", "", indented, flags=re.MULTILINE))
-    assert len(found) == 4
-    digest = service_tree.digest({part: tmp_path / part for part in service_tree.PARTS})
-    assert f"service lungs: installed, version {digest[:12]}\n" in text
+def test_the_services_of_the_tutorial_are_right() -> None:
+    """Those of the parts that are not run too, for which a GPU or gigabytes are missing."""
+    text = (CHECKOUT / "docs" / "services.md").read_text()
+    settings = re.findall(r"^```json lungs/registry/settings.json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    workers = re.findall(r"^```python lungs/module/worker.py\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert (len(settings), len(workers)) == (2, 2)
+    for source in settings:
+        parsed = parse_manifest(source, "lungs", Defaults(Level.STUDY, "default", ("default", "gpu")))
+        assert (parsed.faults, parsed.warnings) == ((), ())
+    for source in workers:
+        assert "worker" in compile(source, "docs/services.md", "exec").co_names
 
 
 def test_every_kind_of_repair_is_explained() -> None:
