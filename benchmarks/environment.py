@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dcm_processor.environment_key import recipe
+from dcm_processor.environments.environment_key import recipe
 from dcm_processor.settings import Settings
 from worker.environments import Environments
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dcm_processor.environment_key import DEFAULT_REQUIREMENTS
+from dcm_processor.environments.environment_key import DEFAULT_REQUIREMENTS
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from dcm_processor.transport import REPORTS

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dcm_processor.dicomfiles import find_dicom
+from dcm_processor.environments.requirements_lock import Locks
 from dcm_processor.errors import NotKnownError, PermanentError, TransientError, UsageError
 from dcm_processor.notes import in_words
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.phantoms import SampleStudy
-from dcm_processor.requirements_lock import Locks
 from dcm_processor.scanner import Peer, send
 from dcm_processor.store import Store
 from dcm_processor.vocabulary import JobState, StudyState, Verdict

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dcm_processor.manifest import Fault, JobSettings
-from dcm_processor.origin import Origin
+from dcm_processor.sources.origin import Origin
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcm_processor import json_text, requirements_lock, service_tree
+from dcm_processor import json_text, service_tree
+from dcm_processor.environments import requirements_lock
 from dcm_processor.manifest import (
     MANIFEST,
     Defaults,

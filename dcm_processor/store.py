@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from dcm_processor import requirements_lock, service_tree
+from dcm_processor import service_tree
+from dcm_processor.environments import requirements_lock
 from dcm_processor.errors import ManifestError, ServiceError, UsageError
 from dcm_processor.installed import Installed, InstalledService, Rolled
 from dcm_processor.manifest import (
@@ -30,10 +31,10 @@ from dcm_processor.manifest import (
     check_service_name,
 )
 from dcm_processor.names import did_you_mean
-from dcm_processor.origin import Origin
 from dcm_processor.registry import ServiceRegistry, combine, validate
 from dcm_processor.service_tree import PARTS
 from dcm_processor.settings import Settings
+from dcm_processor.sources.origin import Origin
 from dcm_processor.staged_version import read_manifest, stage
 from dcm_processor.version_links import VersionLinks
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from dcm_processor import service_tree
 from dcm_processor.errors import ServiceError
-from dcm_processor.origin import Origin
 from dcm_processor.service_tree import PARTS
+from dcm_processor.sources.origin import Origin
 
 _VERSIONS = ".versions"
 _LEFTOVERS = (".staging-", ".trash-", ".link-", ".note-")

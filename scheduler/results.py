@@ -22,12 +22,12 @@ from typing import Any
 import structlog
 
 from dcm_processor import data_id
-from dcm_processor.archive import OUTPUT, Extent
+from dcm_processor.archives.archive import OUTPUT, Extent
+from dcm_processor.archives.unpacking import unpack
 from dcm_processor.errors import DataFullError, TransientError
 from dcm_processor.ledger import Ledger, attempts
 from dcm_processor.plan_view import result_folder
 from dcm_processor.service_tree import remove, sync
-from dcm_processor.unpacking import unpack
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
-from dcm_processor.archive import BLOCK, MEDIA_TYPE
+from dcm_processor.archives.archive import BLOCK, MEDIA_TYPE
 from dcm_processor.errors import ArchiveCutError, TransientError
 
 AT_ONCE = 8

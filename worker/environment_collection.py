@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from dcm_processor.environment_key import maker, recipe
+from dcm_processor.environments.environment_key import maker, recipe
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from worker.environments import MARKER

@@ -5,7 +5,7 @@
     envs/<key>.lock     held (flock) by the one process of this host that builds it
     envs/<key>.used     held (flock, shared) by each attempt that runs in it, touched by each
 
-The key is a digest of what decides the content (dcm_processor/environment_key.py).
+The key is a digest of what decides the content (dcm_processor/environments/environment_key.py).
 """
 
 import fcntl
@@ -20,12 +20,12 @@ from pathlib import Path
 
 import structlog
 
-from dcm_processor import uv_program
-from dcm_processor.build_network import of_build
-from dcm_processor.environment_key import PYTHON, Recipe, maker, own_python, recipe
-from dcm_processor.environment_state import Failed, tail_of
+from dcm_processor.environments import uv_program
+from dcm_processor.environments.build_network import of_build
+from dcm_processor.environments.environment_key import PYTHON, Recipe, maker, own_python, recipe
+from dcm_processor.environments.environment_state import Failed, tail_of
+from dcm_processor.environments.requirements_lock import names_index
 from dcm_processor.errors import OutageError, PermanentError, ServiceError
-from dcm_processor.requirements_lock import names_index
 from dcm_processor.settings import Settings
 from worker.contained import Command, Contained, End, Running
 

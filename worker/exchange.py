@@ -12,7 +12,8 @@ from urllib.parse import quote
 import requests
 import structlog
 
-from dcm_processor.archive import BLOCK, MEDIA_TYPE, OUTPUT, VERSION, Contents, Extent, pack
+from dcm_processor.archives.archive import BLOCK, MEDIA_TYPE, OUTPUT, VERSION, Contents, Extent, pack
+from dcm_processor.archives.unpacking import unpack
 from dcm_processor.errors import (
     ArchiveCutError,
     DataFullError,
@@ -22,7 +23,6 @@ from dcm_processor.errors import (
     SettingsError,
 )
 from dcm_processor.settings import Settings
-from dcm_processor.unpacking import unpack
 
 T = TypeVar("T")
 log = structlog.get_logger()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from dcm_processor.archive import OUTPUT, survey
+from dcm_processor.archives.archive import OUTPUT, survey
 from dcm_processor.service_tree import remove, sync
 from dcm_processor.settings import Settings
 from worker.exchange import Exchange, patiently

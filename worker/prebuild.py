@@ -17,8 +17,8 @@ from pathlib import Path
 
 import structlog
 
-from dcm_processor.environment_key import recipe
-from dcm_processor.environment_state import BUILDERS, Failed, held, state_of
+from dcm_processor.environments.environment_key import recipe
+from dcm_processor.environments.environment_state import BUILDERS, Failed, held, state_of
 from dcm_processor.errors import DcmProcessorError, ServiceError, SettingsError
 from dcm_processor.logging import set_up_logging
 from dcm_processor.process import be_killed_first, die_with_parent

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dcm_processor import build_network, contract
+from dcm_processor import contract
+from dcm_processor.environments import build_network
 from dcm_processor.outcome import Outcome
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import ExitReason

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import structlog
 
-from dcm_processor.environment_state import tail_of
+from dcm_processor.environments.environment_state import tail_of
 from dcm_processor.errors import ServiceError
 from dcm_processor.process import adopt_orphans
 from dcm_processor.settings import Settings

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from dcm_processor import build_network
+from dcm_processor.environments import build_network
 from dcm_processor.settings import Settings
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -50,7 +50,7 @@ def of_script(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def make_ca_bundle(settings: Settings) -> None:
-    """Write what jobs and builds trust (dcm_processor/build_network.py), and apt.conf for it.
+    """Write what jobs and builds trust (dcm_processor/environments/build_network.py), and apt.conf for it.
 
     Raises OSError where EXTRA_CA_FILE cannot be read or BASEDIR not written.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 import requests
 
-from dcm_processor.archive import BLOCK, MEDIA_TYPE
+from dcm_processor.archives.archive import BLOCK, MEDIA_TYPE
 from dcm_processor.cli.access import Access
 from dcm_processor.errors import (
     DcmProcessorError,

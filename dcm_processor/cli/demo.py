@@ -16,10 +16,10 @@ from dcm_processor.cli.client import Client
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, show_json
 from dcm_processor.demo import PATIENCE, Demo, rows_of
+from dcm_processor.environments.requirements_lock import Locks
 from dcm_processor.errors import UsageError
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.phantoms import make_samples
-from dcm_processor.requirements_lock import Locks
 from dcm_processor.scanner import Peer
 from dcm_processor.settings import Settings, checkout_from_environment
 from dcm_processor.stack_state import DEMO_STABLE_AGE, State

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from dcm_processor import contract, import_check
-from dcm_processor.environment_key import recipe
-from dcm_processor.environment_state import state_of
+from dcm_processor.environments.environment_key import recipe
+from dcm_processor.environments.environment_state import state_of
 from dcm_processor.rehearsal.sources import Source
 from dcm_processor.settings import Settings
 

@@ -5,7 +5,7 @@ import re
 from flask import Blueprint, Response
 from werkzeug.exceptions import Conflict
 
-from dcm_processor.archive import MEDIA_TYPE, OUTPUT, VERSION, pack, survey
+from dcm_processor.archives.archive import MEDIA_TYPE, OUTPUT, VERSION, pack, survey
 from dcm_processor.errors import NotKnownError, ServiceError
 from dcm_processor.job_settings import JOB_NAME
 from dcm_processor.ledger import attempts

@@ -2,7 +2,7 @@
 
 from flask import Blueprint
 
-from dcm_processor.environment_state import least, states_of
+from dcm_processor.environments.environment_state import least, states_of
 from dcm_processor.installed import InstalledService
 from dcm_processor.ledger.views import when
 from scheduler.api.models import Environment, Origin, Service, ServiceJob, Services

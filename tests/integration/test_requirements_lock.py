@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dcm_processor import requirements_lock
 from dcm_processor.demo import SERVICES, Demo
+from dcm_processor.environments import requirements_lock
+from dcm_processor.environments.requirements_lock import Locks
 from dcm_processor.manifest import Defaults
-from dcm_processor.requirements_lock import Locks
 from dcm_processor.settings import CHECKOUT, Settings
 from dcm_processor.store import Store
 from dcm_processor.vocabulary import Level

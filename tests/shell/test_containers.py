@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dcm_processor.origin import Origin
+from dcm_processor.sources.origin import Origin
 from tests.shell.checkout import Checkout
 
 NO_DOCKER = {"PATH": "/nowhere"}

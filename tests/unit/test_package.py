@@ -4,7 +4,7 @@ import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
-from dcm_processor.environment_key import DEFAULT_REQUIREMENTS
+from dcm_processor.environments.environment_key import DEFAULT_REQUIREMENTS
 from dcm_processor.template import TEMPLATE
 
 CHECKOUT = Path(__file__).resolve().parents[2]

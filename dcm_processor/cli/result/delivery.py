@@ -16,11 +16,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from dcm_processor.archive import OUTPUT, Extent
+from dcm_processor.archives.archive import OUTPUT, Extent
+from dcm_processor.archives.unpacking import unpack
 from dcm_processor.errors import DataFullError, PermanentError
 from dcm_processor.result_folders import folder_of
 from dcm_processor.service_tree import remove
-from dcm_processor.unpacking import unpack
 
 _ARRIVING = ".arriving-"
 

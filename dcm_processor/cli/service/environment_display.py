@@ -11,13 +11,21 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from dcm_processor.build_network import of_build
 from dcm_processor.cli.output import printable
-from dcm_processor.environment_state import BUILDERS, EnvironmentState, Failed, held, least, states_of, tail_of
+from dcm_processor.environments.build_network import of_build
+from dcm_processor.environments.environment_state import (
+    BUILDERS,
+    EnvironmentState,
+    Failed,
+    held,
+    least,
+    states_of,
+    tail_of,
+)
+from dcm_processor.environments.uv_program import find_python
 from dcm_processor.errors import ServiceError
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
-from dcm_processor.uv_program import find_python
 
 wait_option = click.option(
     "--wait/--no-wait",

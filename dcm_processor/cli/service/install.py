@@ -9,7 +9,7 @@ from dcm_processor.cli.output import json_option, show_json
 from dcm_processor.cli.service.document import source_option
 from dcm_processor.cli.service.environment_display import see_to_environments, wait_option
 from dcm_processor.cli.service.installing import Done, all_or, document, install_from, warnings_of
-from dcm_processor.source import parse
+from dcm_processor.sources.source import parse
 from dcm_processor.store import Store, check_name
 
 _EXAMPLES = """\b

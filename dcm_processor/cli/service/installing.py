@@ -13,14 +13,14 @@ from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import printable
 from dcm_processor.cli.service.document import job_document
 from dcm_processor.cli.service.environment_display import progress_line
+from dcm_processor.environments.requirements_lock import Locks
 from dcm_processor.errors import LedgerUnavailableError, ServiceError
-from dcm_processor.fetching import fetched
-from dcm_processor.found_services import choose, refuse_missing
 from dcm_processor.installed import Installed
 from dcm_processor.manifest import Fault
-from dcm_processor.origin import Origin
-from dcm_processor.requirements_lock import Locks
-from dcm_processor.source import Repository, Source
+from dcm_processor.sources.fetching import fetched
+from dcm_processor.sources.found_services import choose, refuse_missing
+from dcm_processor.sources.origin import Origin
+from dcm_processor.sources.source import Repository, Source
 from dcm_processor.store import KEPT, SCRIPT, SCRIPT_NOT_RUN, Store
 
 Chosen = Callable[[Path], Mapping[str, Path]]

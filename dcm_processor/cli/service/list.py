@@ -9,7 +9,7 @@ import click
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, local_time, show_json, show_table
 from dcm_processor.cli.service.document import job_document
-from dcm_processor.environment_state import EnvironmentState, least, states_of
+from dcm_processor.environments.environment_state import EnvironmentState, least, states_of
 from dcm_processor.installed import InstalledService
 from dcm_processor.store import Store
 

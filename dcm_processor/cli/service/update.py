@@ -11,9 +11,9 @@ from dcm_processor.cli.service.document import source_option
 from dcm_processor.cli.service.environment_display import see_to_environments, wait_option
 from dcm_processor.cli.service.installing import Chosen, Done, document, install_from, warnings_of
 from dcm_processor.errors import ServiceError, UsageError
-from dcm_processor.found_services import choose
 from dcm_processor.installed import InstalledService
-from dcm_processor.source import Source, parse
+from dcm_processor.sources.found_services import choose
+from dcm_processor.sources.source import Source, parse
 from dcm_processor.store import Store
 
 _EXAMPLES = """\b

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from dcm_processor import certificate, git, service_tree
-from dcm_processor.archive import Extent
+from dcm_processor import certificate, service_tree
+from dcm_processor.archives.archive import Extent
+from dcm_processor.archives.new_folder import NewFolder
 from dcm_processor.cli import main
-from dcm_processor.new_folder import NewFolder
+from dcm_processor.sources import git
 from tests.git_host import WorkTree, serving
 from tests.git_host import git as run_git
 from tests.waiting import wait_until

@@ -15,8 +15,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from dcm_processor import certificate
-from dcm_processor.environment_key import recipe
-from dcm_processor.environment_state import state_of
+from dcm_processor.environments.environment_key import recipe
+from dcm_processor.environments.environment_state import state_of
 from dcm_processor.settings import Settings
 from tests.wheels import make_wheel
 from worker.contained import Contained, End

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from dcm_processor.environment_key import recipe
-from dcm_processor.environment_state import Failed, state_of
+from dcm_processor.environments.environment_key import recipe
+from dcm_processor.environments.environment_state import Failed, state_of
 from dcm_processor.settings import CHECKOUT, Settings
 from dcm_processor.store import Store
 from tests.integration.worker.conftest import Stand, gone

@@ -16,7 +16,7 @@ import pytest
 from dcm_processor import service_tree, store, version_links
 from dcm_processor.errors import ManifestError, ServiceError, UsageError
 from dcm_processor.manifest import Defaults
-from dcm_processor.origin import Origin
+from dcm_processor.sources.origin import Origin
 from dcm_processor.store import Store
 from dcm_processor.vocabulary import Level, Stage
 from tests.waiting import wait_until

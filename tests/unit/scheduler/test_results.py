@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dcm_processor.archive import OUTPUT, pack, survey
+from dcm_processor.archives.archive import OUTPUT, pack, survey
 from dcm_processor.errors import ArchiveCutError, ArchiveError, NotKnownError
 from dcm_processor.ledger import Ledger
 from scheduler import results

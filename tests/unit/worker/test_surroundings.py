@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dcm_processor import build_network
+from dcm_processor.environments import build_network
 from dcm_processor.settings import Settings
 from worker import surroundings
 

@@ -10,10 +10,10 @@ import pytest
 import requests
 from werkzeug.test import TestResponse
 
-from dcm_processor.archive import OUTPUT, VERSION, pack, survey
+from dcm_processor.archives.archive import OUTPUT, VERSION, pack, survey
+from dcm_processor.archives.unpacking import unpack
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
-from dcm_processor.unpacking import unpack
 from scheduler import results, transfers
 from scheduler.parts import EXTENSION
 from tests.integration.scheduler.api.stand import Api, GunicornServer, Installation, bearer, study_id

@@ -9,9 +9,9 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 from rq.suspension import suspend
 
-from dcm_processor.environment_key import recipe
-from dcm_processor.environment_state import Failed
-from dcm_processor.origin import Origin
+from dcm_processor.environments.environment_key import recipe
+from dcm_processor.environments.environment_state import Failed
+from dcm_processor.sources.origin import Origin
 from dcm_processor.store import Store
 from tests.integration.scheduler.api.stand import Api, Installation
 from tests.integration.scheduler.api.test_studies import install

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dcm_processor.environment_key import recipe
+from dcm_processor.environments.environment_key import recipe
 from dcm_processor.manifest import Defaults
 from dcm_processor.rehearsal.sources import read_source
 from dcm_processor.settings import Settings

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dcm_processor.errors import ServiceError, SourceError, UsageError
-from dcm_processor.found_services import choose, refuse_missing
+from dcm_processor.sources.found_services import choose, refuse_missing
 
 Make = Callable[..., Path]
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from dcm_processor import service_tree
-from dcm_processor.archive import DEPTH, FOLDER, opened
+from dcm_processor.archives.archive import DEPTH, FOLDER, opened
 from dcm_processor.errors import ArchiveError, ServiceError
 
 _NAME_BYTES, _PATH_BYTES = 255, 4096

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from dcm_processor import unpacking
-from dcm_processor.archive import DEPTH, Extent, pack, survey
+from dcm_processor.archives import unpacking
+from dcm_processor.archives.archive import DEPTH, Extent, pack, survey
+from dcm_processor.archives.unpacking import unpack
 from dcm_processor.errors import ArchiveCutError, ArchiveError
-from dcm_processor.unpacking import unpack
 
 ROOMY = Extent(1000, 1 << 30)
 END = bytes(1024)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dcm_processor import archive
-from dcm_processor.archive import BLOCK, DEPTH, Contents, Extent, pack, survey
+from dcm_processor.archives import archive
+from dcm_processor.archives.archive import BLOCK, DEPTH, Contents, Extent, pack, survey
+from dcm_processor.archives.unpacking import unpack
 from dcm_processor.errors import ArchiveCutError, ArchiveError
-from dcm_processor.unpacking import unpack
 
 ROOMY = Extent(1000, 1 << 30)
 

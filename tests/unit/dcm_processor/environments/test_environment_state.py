@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from dcm_processor.environment_key import recipe
-from dcm_processor.environment_state import EnvironmentState, Failed, held, least, state_of, states_of, tail_of
+from dcm_processor.environments.environment_key import recipe
+from dcm_processor.environments.environment_state import (
+    EnvironmentState,
+    Failed,
+    held,
+    least,
+    state_of,
+    states_of,
+    tail_of,
+)
 from dcm_processor.settings import Settings
 
 KEY = "0123456789abcdef"

@@ -15,11 +15,14 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from dcm_processor import build_network, foreign_archive, git, service_tree
+from dcm_processor import service_tree
+from dcm_processor.archives import foreign_archive
+from dcm_processor.environments import build_network
 from dcm_processor.errors import ArchiveError, SourceError
-from dcm_processor.origin import Origin
 from dcm_processor.settings import Settings
-from dcm_processor.source import ARCHIVES, Local, Source
+from dcm_processor.sources import git
+from dcm_processor.sources.origin import Origin
+from dcm_processor.sources.source import ARCHIVES, Local, Source
 
 _PLACE = "source-"
 _BARE = ("HEAD", "objects", "refs")

@@ -12,10 +12,10 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcm_processor.requirements_lock import LOCK, REQUIREMENTS, body_of, names_files
+from dcm_processor.environments.requirements_lock import LOCK, REQUIREMENTS, body_of, names_files
 from dcm_processor.settings import Settings
 
-DEFAULT_REQUIREMENTS = Path(__file__).parent / "resources" / "service-default.txt"
+DEFAULT_REQUIREMENTS = Path(__file__).parents[1] / "resources" / "service-default.txt"
 """What a service without requirements.txt gets."""
 PYTHON = str(Path(getattr(sys, "_base_executable", sys.executable)))
 """What environments are made from that ask for no other: our own venv may go, what it was made from stays."""

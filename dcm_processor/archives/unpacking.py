@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from dcm_processor.archive import ENTRIES, SIZE, Extent
+from dcm_processor.archives.archive import ENTRIES, SIZE, Extent
+from dcm_processor.archives.new_folder import NewFolder, checked, filling
 from dcm_processor.errors import ArchiveCutError, ArchiveError
-from dcm_processor.new_folder import NewFolder, checked, filling
 
 _UNIT = tarfile.BLOCKSIZE
 _LONGEST = 64 * 1024  # bytes of a pax header, and of what may follow the end

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dcm_processor.environment_key import DEFAULT_REQUIREMENTS, own_python, recipe
+from dcm_processor.environments.environment_key import DEFAULT_REQUIREMENTS, own_python, recipe
 from dcm_processor.settings import Settings
 
 

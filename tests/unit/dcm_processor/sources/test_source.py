@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcm_processor.errors import UsageError
-from dcm_processor.source import Local, Repository, parse
+from dcm_processor.sources.source import Local, Repository, parse
 
 HERE = Path("/here")
 

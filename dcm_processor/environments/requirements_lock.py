@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcm_processor import build_network, service_tree, uv_program
+from dcm_processor import service_tree
+from dcm_processor.environments import build_network, uv_program
 from dcm_processor.errors import ServiceError
 from dcm_processor.settings import Settings
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from dcm_processor.environment_key import recipe
+from dcm_processor.environments.environment_key import recipe
 from dcm_processor.settings import Settings
 
 BUILDERS = ".builders"

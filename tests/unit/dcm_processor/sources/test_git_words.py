@@ -2,7 +2,7 @@
 
 import pytest
 
-from dcm_processor.git_words import reason
+from dcm_processor.sources.git_words import reason
 
 
 @pytest.mark.parametrize(

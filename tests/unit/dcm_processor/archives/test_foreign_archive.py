@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from dcm_processor import foreign_archive
+from dcm_processor.archives import foreign_archive
+from dcm_processor.archives.foreign_archive import unpack
 from dcm_processor.errors import ArchiveError
-from dcm_processor.foreign_archive import unpack
 
 
 def tar(path: Path, *entries: tarfile.TarInfo | tuple[str, bytes], format_: int = tarfile.PAX_FORMAT) -> Path:

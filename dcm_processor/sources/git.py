@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from dcm_processor import git_words, process
-from dcm_processor.archive import VERSION
+from dcm_processor import process
+from dcm_processor.archives.archive import VERSION
+from dcm_processor.archives.new_folder import NewFolder, checked, filling
 from dcm_processor.errors import SourceError
-from dcm_processor.new_folder import NewFolder, checked, filling
-from dcm_processor.source import Repository
+from dcm_processor.sources import git_words
+from dcm_processor.sources.source import Repository
 
 SECONDS = 600.0
 """How long all that is done with one repository may take."""

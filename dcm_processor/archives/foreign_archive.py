@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from dcm_processor import archive
+from dcm_processor.archives import archive
+from dcm_processor.archives.new_folder import NewFolder, checked, filling
 from dcm_processor.errors import ArchiveError
-from dcm_processor.new_folder import NewFolder, checked, filling
 
 LIMITS = archive.VERSION
 """The most that an archive may hold."""

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dcm_processor import requirements_lock
+from dcm_processor.environments import requirements_lock
+from dcm_processor.environments.requirements_lock import Lock, Locks, oldest_python, put, stamp_of
 from dcm_processor.errors import ServiceError
-from dcm_processor.requirements_lock import Lock, Locks, oldest_python, put, stamp_of
 from dcm_processor.settings import Settings
 
 

@@ -1,0 +1,1 @@
+"""A source of services: where it is, how its files come, which services it holds."""
