@@ -243,9 +243,11 @@ class _Attempt:
             name = warm.name_of(order.service, order.worker, command)
             if (why := kept.why_cold(name)) is not None:
                 _say(folder, f"not kept warm: {why}")
+            elif (usual := folder.usual_tmpdir(kept.token(name))) is None:
+                _say(folder, "not kept warm: somebody else has taken the name of its TMPDIR")
             else:
-                warm_command = command.with_tmpdir(folder.tmpdir(kept.token(name)))
-                end = kept.run(name, order.worker, warm_command, partial(self._begin, folder))
+                begin = partial(self._begin, folder)
+                end = kept.run(name, order.worker, command.with_tmpdir(usual), begin)
                 if end is not None:
                     self._details["warm"] = end.warm
                     return end

@@ -9,7 +9,7 @@ Each attempt has a folder `<spool>/<attemptId>`:
   on the disk already is what the next job in the plan waits for; one for which there is no room replaces it as a whole,
 - `scratch` is the job's working directory, with its TMPDIR, and goes with the job,
 - `notes` is where it writes how far it is and what it found (`worker.notes`), and goes with the job,
-- `tmpdir` holds the short name under which the job knows its TMPDIR,
+- `tmpdir` holds the short names under which the job knows its TMPDIR,
 - `shipping` is held (flock) by the one outbox that cares for the folder.
 """
 
@@ -150,25 +150,37 @@ class AttemptFolder:
         except OSError as error:
             raise SpoolError(f"the spool {self.path.parent} takes nothing: {error.strerror}") from error
 
-    def tmpdir(self, token: str | None = None) -> Path:
+    def tmpdir(self) -> Path:
         """A folder for temporary files, under a name short enough for the sockets that multiprocessing puts there.
 
-        The address of a Unix socket has room for 107 characters, which the folder's own name may fill. With a `token`
-        the name is always the same one, and leads to the folder of the attempt that asked last.
+        The address of a Unix socket has room for 107 characters, which the folder's own name may fill.
         """
-        new = Path(tempfile.gettempdir()) / f"dcmproc-{secrets.token_hex(4)}"
-        short = new if token is None else new.with_name(f"dcmproc-{token}")
-        self._tmpdir.write_text(str(short), encoding="utf-8")
-        new.symlink_to(self.scratch / "tmp")
-        new.replace(short)
+        short = self._short(secrets.token_hex(4))
+        short.symlink_to(self.scratch / "tmp")
+        return short
+
+    def usual_tmpdir(self, token: str) -> Path | None:
+        """The same under a name that leads to the folder of the attempt that asked last; None where it is taken."""
+        new, usual = self.tmpdir(), self._short(token)
+        try:
+            new.replace(usual)
+        except OSError:
+            return None
+        return usual
+
+    def _short(self, token: str) -> Path:
+        """A name for a link to the folder, noted so that it goes with the folder."""
+        short = Path(tempfile.gettempdir()) / f"dcmproc-{token}"
+        with self._tmpdir.open("a", encoding="utf-8") as names:
+            names.write(f"{short}\n")
         return short
 
     def clear_scratch(self) -> None:
         """Remove what the job left in its working directory, and its notes."""
         with suppress(OSError):
-            short = Path(self._tmpdir.read_text(encoding="utf-8"))
-            if short.is_symlink() and short.readlink() == self.scratch / "tmp":
-                short.unlink()
+            for short in map(Path, self._tmpdir.read_text(encoding="utf-8").splitlines()):
+                if short.is_symlink() and short.readlink() == self.scratch / "tmp":
+                    short.unlink()
             self._tmpdir.unlink()
         for place in (self.scratch, self.notes):
             with suppress(OSError):

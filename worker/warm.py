@@ -206,7 +206,8 @@ class Kept:
         data = json.dumps(order or asdict(command)).encode() + b"\n"
         try:
             sent = socket.send_fds(connection, [data], fds)
-            connection.sendall(data[sent:])
+            if sent < len(data):  # else the job may have run, and the keeper have closed its end, before this line
+                connection.sendall(data[sent:])
         except OSError:
             connection.close()
             raise KeeperError(_ANSWERED_NOTHING) from None

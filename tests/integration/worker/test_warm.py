@@ -1,8 +1,11 @@
 """Jobs of a function whose module stays imported: what they share, and what they never do."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,9 @@ from dcm_processor.outcome import Outcome
 from dcm_processor.vocabulary import ExitReason
 from tests.integration.worker.conftest import Stand, gone
 from tests.waiting import wait_until
+from worker.contained import Command, End
 from worker.reaper import family
+from worker.warm import Kept
 
 COUNTS = """
 import os, pathlib
@@ -274,6 +279,48 @@ def test_a_zygote_that_dies_or_stands_still_costs_no_job(stand: Stand) -> None:
         for pid in reversed(with_module(worker)):  # the fork dies with its zygote
             os.kill(pid, strike)
     assert run(stand, 3).exitReason is ExitReason.DONE
+
+
+def test_a_job_that_ends_before_its_horse_goes_on_has_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The horse stood still when it had sent the order; meanwhile the keeper ran the job, answered and closed."""
+    ours, theirs = socket.socketpair()
+    send_fds = socket.send_fds
+
+    def send_and_stand_still(*args: Any) -> int:
+        sent = send_fds(*args)
+        theirs.recv(1 << 16)
+        theirs.sendall(b'{"kind": "running"}\n' + json.dumps(asdict(End(status=0, warm=True))).encode() + b"\n")
+        theirs.close()
+        return sent
+
+    monkeypatch.setattr(socket, "send_fds", send_and_stand_still)
+    with Path(os.devnull).open("rb") as task:
+        command = Command(["x"], {}, "/", "/log", 1000, None, input=task.fileno())
+        with Kept(ours, command, os.getpid()) as kept_one:
+            end = kept_one.wait()
+    assert (end.status, end.warm) == (0, True)
+
+
+def test_where_somebody_has_taken_the_name_of_its_tmpdir_a_job_is_cold(stand: Stand) -> None:
+    stand.service(
+        """
+        import os, pathlib, tempfile
+        def work(output_dir):
+            os.close(tempfile.mkstemp()[0])
+            pathlib.Path(output_dir, "tmpdir").write_text(os.environ["TMPDIR"])
+        """
+    )
+    stand.start()
+    run(stand, 0)
+    taken = Path(stand.written("tmpdir", "job-0"))
+    taken.mkdir()
+    try:
+        outcome = run(stand, 1)
+    finally:
+        taken.rmdir()
+    assert (outcome.exitReason, outcome.details["warm"]) == (ExitReason.DONE, False)
+    assert "not kept warm: somebody else has taken the name of its TMPDIR" in stand.log("job-1")
+    assert run(stand, 2).details["warm"] is True
 
 
 def test_a_keeper_that_a_job_stopped_goes_on(stand: Stand) -> None:
