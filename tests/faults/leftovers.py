@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from rq.serializers import JSONSerializer
 
 from tests.faults.services import LEFT_BEHIND
 
+_KEPT = 2
 _PARTIAL = (".part", ".trash", ".new")
 
 
@@ -29,6 +31,7 @@ def of_functions() -> list[str]:
 def processes(base: Path, programs: Collection[int]) -> list[str]:
     """Processes that belong to `base` and are neither a program of it nor what a program at rest has beside it."""
     found = of_functions()
+    kept: Counter[int] = Counter()
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.pid == os.getpid() or not _belongs(process, base) or process.pid in programs:
@@ -37,6 +40,10 @@ def processes(base: Path, programs: Collection[int]) -> list[str]:
             parent = process.ppid()
             if "supervisord" in line or (parent in programs and ("gunicorn" in line or "multiprocessing" in line)):
                 continue
+            if "--warm=" in line and any(above.pid in programs for above in process.parents()):
+                kept[parent] += 1  # a keeper has what imported the module, and a fork that waits
+                if kept[parent] <= _KEPT:
+                    continue
             if process.status() != psutil.STATUS_ZOMBIE:
                 found.append(f"process {process.pid}: {line[:100]}")
     return found

@@ -92,10 +92,13 @@ class Victims:
         for child in worker.children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 line = " ".join(child.cmdline())
-                part = "reaper" if "reaper.py" in line else "runner" if "runner.py" in line else ""
-                part = part or ("horse" if "-m worker" in line else "")
+                part = "runner" if "runner.py" in line else ""
+                part = part or ("reaper" if "reaper.py" in line or "keeper.main" in line else "")
+                part = part or ("horse" if "-m worker" in line and "-m worker.prebuild" not in line else "")
                 parts.setdefault(part, child)
-        doing = "running a function" if "runner" in parts else "starting or ending an attempt" if parts else IDLE
+        doing = "running a function" if {"horse", "runner"} <= parts.keys() else "starting or ending an attempt"
+        if "horse" not in parts:  # what else is there is kept warm for the next job
+            doing = IDLE
         if kind == "worker":
             yield Victim(worker, doing)
         elif kind in parts:
