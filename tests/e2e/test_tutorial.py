@@ -35,7 +35,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 
 def test_the_tutorial_does_what_it_says(shell: Shell) -> None:
-    done = list(steps((CHECKOUT / "docs" / "tutorial.md").read_text()))
+    done = list(steps((CHECKOUT / "docs" / "services.md").read_text()))
     for step in done:
         match step:
             case File():

@@ -35,6 +35,11 @@ sys.meta_path.insert(0, Absent())
 """
 
 
+def _can_be_interrupted() -> None:
+    """As on a terminal: what a shell starts in the background ignores SIGINT, and all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Author:
     """Somebody with a terminal, and nothing but `pip install dcm-processor`."""
 
@@ -57,7 +62,13 @@ class Author:
     def start(self, *arguments: str | Path, **env: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "dcm_processor.cli", *map(str, arguments)]
         return subprocess.Popen(
-            command, env=self.env | env, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            env=self.env | env,
+            cwd=self.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=_can_be_interrupted,  # noqa: PLW1509 - nothing else runs here
         )
 
     def __call__(self, *arguments: str | Path, status: int = 0, **env: str) -> tuple[str, str]:
