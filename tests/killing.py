@@ -1,5 +1,7 @@
-"""To be killed at any step, without a process that dies: an exception before the n-th line that runs."""
+"""To be killed at any step: by an exception before the n-th line that runs, or as a process before a change on disk."""
 
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -48,3 +50,32 @@ def killed_at(step: int, act: Callable[[], object], *modules: ModuleType) -> boo
     if end is not None and not isinstance(end, Killed):
         raise end
     return end is not None
+
+
+CHANGES = ("fsync", "rename", "symlink", "unlink", "rmdir", "mkdir", "utime", "chmod")
+
+
+def died_at(step: int, act: Callable[[], object]) -> int:
+    """Run `act` in a child that is killed before its `step`th change to the disk; returns its wait status."""
+    child = os.fork()
+    if child == 0:
+        left = step
+        try:
+
+            def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+                def call(*args: Any, **kwargs: Any) -> Any:
+                    nonlocal left
+                    left -= 1
+                    if left < 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return function(*args, **kwargs)
+
+                return call
+
+            for name in CHANGES:
+                setattr(os, name, counted(getattr(os, name)))
+            act()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1]

@@ -25,7 +25,7 @@ from dcm_processor.outcome import Outcome
 from dcm_processor.plan import Plan, PlannedJob, make_plan, order
 from dcm_processor.plan_view import PlanView, added_params, result_folder
 from dcm_processor.registry import ServiceRegistry
-from dcm_processor.rehearsal.children import ask_callbacks, run_function
+from dcm_processor.rehearsal.children import Question, asking, run_function
 from dcm_processor.rehearsal.home import cache_folder
 from dcm_processor.rehearsal.studies import Study, lay_out
 from dcm_processor.settings import Settings
@@ -156,7 +156,8 @@ class Bench:
         headers = study.headers(selected)
         ordered = order(registry)
         folders = self.store.registry_folders({job.service: job.digest for job in ordered})
-        said = ask_callbacks(ordered, headers, selected, folders, self.own.CALLBACK_TIMEOUT)
+        with asking() as ask:
+            said = ask(Question(ordered, headers, selected, folders, self.own.CALLBACK_TIMEOUT))
         plan = make_plan(registry, headers["seriesIds"], said)
         self.display.planned(study, plan)
         rehearsed = Rehearsed(study, headers, _Run(self, registry, study, headers, plan).run())

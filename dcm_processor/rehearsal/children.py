@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,41 +20,37 @@ from dcm_processor.plan import CallbackOutcome, JobKey
 from dcm_processor.registry import Job
 from dcm_processor.settings import CHECKOUT
 
-Ask = Callable[
-    [Sequence[Job], Mapping[str, Any], Sequence[str], Mapping[str, Path], float], dict[JobKey, CallbackOutcome]
-]
 _POLL = 0.1  # seconds
 _PATIENCE = 60.0  # seconds that a child has to end what it runs
 
 
-def ask_callbacks(
-    jobs: Sequence[Job],
-    headers: Mapping[str, Any],
-    selected: Sequence[str],
-    folders: Mapping[str, Path],
-    timeout: float,
-) -> dict[JobKey, CallbackOutcome]:
-    """What the callbacks of all enabled jobs say of a study, as `scheduler.callbacks.run_callbacks` has it."""
-    with asking() as ask:
-        return ask(jobs, headers, selected, folders, timeout)
+@dataclass(frozen=True)
+class Question:
+    """What `scheduler.callbacks.run_callbacks` is asked of one study."""
+
+    jobs: Sequence[Job]
+    headers: Mapping[str, Any]
+    selected: Sequence[str]
+    folders: Mapping[str, Path]
+    timeout: float
+
+    def to_json(self) -> dict[str, Any]:
+        """For `scheduler.asking`."""
+        jobs = [{"service": job.service, "digest": job.digest, "settings": job.settings.to_json()} for job in self.jobs]
+        folders = {service: str(folder) for service, folder in self.folders.items()}
+        return {**vars(self), "jobs": jobs, "selected": list(self.selected), "folders": folders}
 
 
 @contextlib.contextmanager
-def asking() -> Iterator[Ask]:
-    """`ask_callbacks` for one study after the other, by one program."""
+def asking() -> Iterator[Callable[[Question], dict[JobKey, CallbackOutcome]]]:
+    """What the callbacks of all enabled jobs say of one study after the other, by one program."""
     with _program("scheduler.asking") as (child, complaints):
 
-        def ask(
-            jobs: Sequence[Job],
-            headers: Mapping[str, Any],
-            selected: Sequence[str],
-            folders: Mapping[str, Path],
-            timeout: float,
-        ) -> dict[JobKey, CallbackOutcome]:
+        def ask(question: Question) -> dict[JobKey, CallbackOutcome]:
             assert child.stdin is not None
             assert child.stdout is not None
             with contextlib.suppress(BrokenPipeError):  # it is gone: what follows says how
-                child.stdin.write(json.dumps(_question(jobs, headers, selected, folders, timeout)).encode() + b"\n")
+                child.stdin.write(json.dumps(question.to_json()).encode() + b"\n")
                 child.stdin.flush()
             answer = _answer(child.stdout.readline(), child, complaints)
             return {
@@ -62,22 +59,6 @@ def asking() -> Iterator[Ask]:
             }
 
         yield ask
-
-
-def _question(
-    jobs: Sequence[Job],
-    headers: Mapping[str, Any],
-    selected: Sequence[str],
-    folders: Mapping[str, Path],
-    timeout: float,
-) -> dict[str, Any]:
-    return {
-        "jobs": [{"service": job.service, "digest": job.digest, "settings": job.settings.to_json()} for job in jobs],
-        "headers": headers,
-        "selected": list(selected),
-        "folders": {service: str(folder) for service, folder in folders.items()},
-        "timeout": timeout,
-    }
 
 
 def run_function(

@@ -17,7 +17,7 @@ from dcm_processor.cli.service.document import FOLDER
 from dcm_processor.errors import ManifestError
 from dcm_processor.manifest import Defaults
 from dcm_processor.plan import order
-from dcm_processor.rehearsal.children import asking
+from dcm_processor.rehearsal.children import Question, asking
 from dcm_processor.rehearsal.sources import Source, read_source, together
 from dcm_processor.replay import Replay
 from dcm_processor.settings import Settings
@@ -49,13 +49,13 @@ def replay(path: Path, days: float, name: str | None, limit: int, *, as_json: bo
     """
     chosen = settings(beside_scheduler=True)
     source = _checked(path, chosen, name)
-    jobs = order(together([source])[0])
+    jobs, folders = order(together([source])[0]), {source.name: source.registry}
     found = Replay()
     since = (datetime.now(UTC) - timedelta(days=days)).isoformat()
     with _progress() as told, asking() as ask:
         for study in scheduler().pages("/headers", {"since": since}, limit):
-            timeout = chosen.CALLBACK_TIMEOUT
-            found.add(study, ask(jobs, study["headers"], study["selected"], {source.name: source.registry}, timeout))
+            question = Question(jobs, study["headers"], study["selected"], folders, chosen.CALLBACK_TIMEOUT)
+            found.add(study, ask(question))
             told(found, study)
     if as_json:
         show_json(_document(source, days, found))

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from dcm_processor.cli import main
 from dcm_processor.sources import git
 from tests.git_host import WorkTree, serving
 from tests.git_host import git as run_git
+from tests.killing import died_at
 from tests.waiting import wait_until
 
 
@@ -525,32 +526,6 @@ def _target(link: Path) -> str:
         return ""
 
 
-def _die_at(step: int, act: Callable[[], object]) -> int:
-    """Run `act` in a child that is killed before its `step`th change to the disk; returns its wait status."""
-    child = os.fork()
-    if child == 0:
-        left = step
-        try:
-
-            def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-                def call(*args: Any, **kwargs: Any) -> Any:
-                    nonlocal left
-                    left -= 1
-                    if left < 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    return function(*args, **kwargs)
-
-                return call
-
-            for name in ("fsync", "rename", "symlink", "unlink", "rmdir", "mkdir", "utime", "chmod"):
-                setattr(os, name, counted(getattr(os, name)))
-            act()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitpid(child, 0)[1]
-
-
 def test_killed_at_any_moment_an_update_leaves_the_old_version_or_the_new_one(there: Installation) -> None:
     """And the next one clears away what is left."""
     there.service("lung")
@@ -565,7 +540,7 @@ def test_killed_at_any_moment_an_update_leaves_the_old_version_or_the_new_one(th
     for step in range(0, 400, 3):
         there.done("install", "lung", "-p", there.repository.url("v1"))
         assert there.left_over() == []
-        status = _die_at(step, update)
+        status = died_at(step, update)
         lung = there.listed()["lung"]
         assert lung["faults"] == []
         assert {old: "1", new: "2"}[lung["origin"]["commit"]] == there.content("lung")

@@ -19,6 +19,7 @@ from dcm_processor.manifest import Defaults
 from dcm_processor.sources.origin import Origin
 from dcm_processor.store import Store
 from dcm_processor.vocabulary import Level, Stage
+from tests.killing import died_at
 from tests.waiting import wait_until
 
 BAD_NAMES = [
@@ -599,7 +600,7 @@ def test_killed_at_any_moment_a_rollback_leaves_one_whole_version(there: Install
     for step in range(100):
         if there.store.installed_digest("temp") == first:
             there.store.rollback("temp", second)
-        status = _die_at(step, lambda: there.store.rollback("temp", first))
+        status = died_at(step, lambda: there.store.rollback("temp", first))
         assert there.store.load().faults == ()
         assert (there.registry / "temp").readlink() == (there.modules / "temp").readlink()
         if status == 0:
@@ -735,35 +736,6 @@ def test_a_lock_that_belongs_to_root_can_be_taken_all_the_same(there: Installati
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-CHANGES = ("fsync", "rename", "symlink", "unlink", "mkdir", "utime", "chmod")
-
-
-def _die_at(step: int, act: Callable[[], object]) -> int:
-    """Run `act` in a child that is killed before its `step`th change to the disk; returns its wait status."""
-    child = os.fork()
-    if child == 0:
-        left = step
-        try:
-
-            def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-                def call(*args: Any, **kwargs: Any) -> Any:
-                    nonlocal left
-                    left -= 1
-                    if left < 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    return function(*args, **kwargs)
-
-                return call
-
-            for name in CHANGES:
-                setattr(os, name, counted(getattr(os, name)))
-            act()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitpid(child, 0)[1]
-
-
 def test_a_version_of_another_host_is_added_and_current_nowhere(there: Installation, tmp_path: Path) -> None:
     digest = there.store.install("one", there.source("one")).digest
     other = Store(tmp_path / "r", tmp_path / "m", Defaults(Level.STUDY, "default", ("default",)))
@@ -801,7 +773,7 @@ def test_killed_at_any_moment_an_install_leaves_one_whole_version(there: Install
     for step in range(1000):
         service_tree.remove(there.base)
         shutil.copytree(pristine, there.base, symlinks=True)
-        status = _die_at(step, lambda: there.store.install("temp", source, ORIGIN))
+        status = died_at(step, lambda: there.store.install("temp", source, ORIGIN))
         registry = there.store.load()
         [job] = registry.jobs
         [service] = there.store.services()
@@ -825,7 +797,7 @@ def test_killed_at_any_moment_a_removal_leaves_the_service_or_none(there: Instal
     there.store.install("temp", there.source("temp"))
     for step in range(100):
         there.store.install("temp", there.source("temp"))
-        status = _die_at(step, lambda: there.store.remove("temp"))
+        status = died_at(step, lambda: there.store.remove("temp"))
         there.store.load()
         assert os.path.lexists(there.registry / "temp") == os.path.lexists(there.modules / "temp")
         if status == 0:
