@@ -109,9 +109,9 @@ class Warm:
         """
         for new in (False, True):
             try:
-                with self._make(name, function, command) if new else self._find(name, command) as kept:
+                with self._keeper(name, function, command, new=new) as kept:
                     end = watch(kept)
-            except (KeeperError, OSError) as error:
+            except KeeperError as error:
                 if new:
                     log.warning("a function is not kept warm", function=function, error=str(error))
                     self._put(name, _ANSWERED_NOTHING)
@@ -120,6 +120,12 @@ class Warm:
                 self._put(name, end.why_cold)
             return end
         return None
+
+    def _keeper(self, name: str, function: str, command: Command, *, new: bool) -> "Kept":
+        try:
+            return self._make(name, function, command) if new else self._find(name, command)
+        except OSError as error:  # nothing was sent yet; once a job may run, whatever fails is its end
+            raise KeeperError(f"no process can be kept warm: {error.strerror or error}") from error
 
     def _find(self, name: str, command: Command) -> "Kept":
         connection = self._connect(name)

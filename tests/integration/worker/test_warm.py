@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ from typing import Any
 import pytest
 
 from dcm_processor.outcome import Outcome
+from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import ExitReason
 from tests.integration.worker.conftest import Stand, gone
 from tests.waiting import wait_until
 from worker.contained import Command, End
 from worker.reaper import family
-from worker.warm import Kept
+from worker.warm import Kept, Warm
 
 COUNTS = """
 import os, pathlib
@@ -299,6 +302,25 @@ def test_a_job_that_ends_before_its_horse_goes_on_has_run_once(monkeypatch: pyte
         with Kept(ours, command, os.getpid()) as kept_one:
             end = kept_one.wait()
     assert (end.status, end.warm) == (0, True)
+
+
+def test_what_fails_while_a_job_runs_does_not_start_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Warm, "_find", lambda *_: nullcontext())
+    watched = []
+
+    def watch(_: object) -> End:
+        watched.append(1)
+        raise OSError("the disk fails")
+
+    warm = Warm(Settings(BASEDIR=tmp_path))
+    try:
+        with pytest.raises(OSError, match="the disk fails"):
+            warm.run("name", "svc.work", Command(["x"], {}, "/", "/log", 1000, None), watch)
+    finally:
+        for fd in (warm._fd, warm._lock):
+            os.close(fd)
+    assert watched == [1]
 
 
 def test_where_somebody_has_taken_the_name_of_its_tmpdir_a_job_is_cold(stand: Stand) -> None:
