@@ -83,7 +83,8 @@ def _show(
     if unbuilt:
         names = ", ".join(unbuilt)
         click.echo(f"worker functions of {names}: their files were read, not imported; no environment is built yet")
-    counts = f"{len(registry.jobs)} jobs, {len(faults)} faults, {len(warnings)} warnings"
+    numbers = ((len(registry.jobs), "job"), (len(faults), "fault"), (len(warnings), "warning"))
+    counts = ", ".join(f"{number} {what}{'s' * (number != 1)}" for number, what in numbers)
     click.secho(counts, fg="red" if faults else "green")
 
 

@@ -58,7 +58,7 @@ def test_every_fault_is_said_at_once_with_file_field_reason_and_the_nearest_name
     assert any("registry/settings.json: worker" in line and "worker.py, line 2" in line for line in said)
     assert any("warning:" in line and 'did you mean "sortPosition"?' in line for line in said)
     assert any("warning:" in line and '"threee", which is not installed' in line for line in said)
-    assert "1 jobs, 3 faults" in result.stdout
+    assert "1 job, 3 faults" in result.stdout
 
 
 def test_dependencies_are_looked_for_among_all_that_are_named(cli: Cli, source: Source) -> None:
