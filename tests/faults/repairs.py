@@ -104,6 +104,10 @@ class Repairs:
         self._workers(signal.SIGSTOP)
         self._study = self._send()
         attempt_id = wait_until(lambda: self._attempt("queued"), _SOON, "an attempt is queued")
+        second = f"kind = '{EventKind.CHANGE}' AND handled_at IS NOT NULL AND study_id = '{self._study.study_id}'"
+        wait_until(  # it would have the controller look at the plan again
+            lambda: self._stand.ask(f"SELECT 1 FROM events WHERE {second}"), _SOON, "Orthanc's change is dealt with too"
+        )
         self._stand.stop_program("controller")
         with self._stand.redis() as client:
             client.flushall()

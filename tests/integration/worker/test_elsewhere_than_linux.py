@@ -4,11 +4,11 @@ import os
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from dcm_processor import process
 from scheduler import warden
+from tests.integration.worker.conftest import gone
 from tests.waiting import wait_until
 from worker import contained, reaper
 from worker.contained import Command, Contained, End
@@ -49,10 +49,6 @@ def run(folder: Path, code: str, *, timeout: float = 60, memory: int | None = No
     with Contained(command) as running:
         end = running.wait()
     return end, (folder / "log").read_text()
-
-
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_command_ends_and_what_it_left_in_its_group_goes_with_it(tmp_path: Path) -> None:
