@@ -335,6 +335,7 @@ def test_where_somebody_has_taken_the_name_of_its_tmpdir_a_job_is_cold(stand: St
     stand.start()
     run(stand, 0)
     taken = Path(stand.written("tmpdir", "job-0"))
+    wait_until(lambda: not taken.exists(), what="the job before has let go of it")  # which its outcome does not say
     taken.mkdir()
     try:
         outcome = run(stand, 1)
