@@ -9,7 +9,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from dcm_processor.settings import Settings
+from dcm_processor.transport import Transport
 from dcm_processor.vocabulary import ExitReason
+from worker.spool import AttemptFolder
 from worker.warm import Warm
 
 
@@ -78,7 +80,9 @@ class Context:
     settings: Settings
     worker: str
     host: str
-    warm: Warm | None = None  # None: every job starts cold
+    transport: Transport
+    warm: Warm
+    blank: AttemptFolder | None  # for the attempt to come; None: it makes its own
     stop: Stop = field(default_factory=Stop)
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     """The worker's own environment, of which jobs and builds get what `worker.surroundings` lets through."""

@@ -16,7 +16,7 @@ import structlog
 
 from dcm_processor.errors import TransportUnavailableError
 from dcm_processor.transport import LOG_CHUNK, LOGS, REPORTS, Transport
-from worker.spool import AttemptFolder
+from worker.spool import AttemptFolder, attempts
 
 log = structlog.get_logger()
 
@@ -63,10 +63,7 @@ class Outbox:
 
         Raises TransportUnavailableError.
         """
-        try:
-            names = {folder.name for folder in self._spool.iterdir()}
-        except FileNotFoundError:
-            names = set()
+        names = attempts(self._spool)
         for name in names:
             with self._busy:
                 self._take(name)

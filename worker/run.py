@@ -59,7 +59,7 @@ def run_attempt(attempt_id: str) -> None:
     TransportUnavailableError where Redis is away before the attempt was claimed.
     """
     context = CONTEXT.get()
-    transport = Transport(context.settings.redis_url)
+    transport = context.transport
     found = transport.order(attempt_id)
     if found is None:
         log.info("nobody wants this attempt any more", attemptId=attempt_id)
@@ -103,7 +103,7 @@ class _Attempt:
         with self._announcer:
             try:
                 self._check_names()
-                folder = AttemptFolder.create(self._settings.spool, self._report)
+                folder = AttemptFolder.create(self._settings.spool, self._report, self._context.blank)
                 self._announcer.progress = partial(notes.progress, folder.notes)
                 outcome = self._work(folder)
             except AttemptBusyError:

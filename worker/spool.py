@@ -11,6 +11,9 @@ Each attempt has a folder `<spool>/<attemptId>`:
 - `notes` is where it writes how far it is and what it found (`worker.notes`), and goes with the job,
 - `tmpdir` holds the short names under which the job knows its TMPDIR,
 - `shipping` is held (flock) by the one outbox that cares for the folder.
+
+A folder takes time to make; `<spool>/.blank` holds those that were made beforehand, locked by who did, and become an
+attempt's by their name.
 """
 
 import fcntl
@@ -30,6 +33,7 @@ from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Report
 from dcm_processor.vocabulary import ExitReason
 
+BLANK = ".blank"
 _ROOM = 16 * 1024
 _PATIENCE = 1.0
 
@@ -66,8 +70,21 @@ class AttemptFolder:
         self._prepared: int | None = None
 
     @classmethod
-    def create(cls, spool: Path, report: Report) -> Self:
-        """A locked folder for an attempt that was claimed.
+    def blank(cls, spool: Path) -> Self | None:
+        """A locked folder for an attempt that is not known yet; None where the disk takes nothing."""
+        self = cls(spool / BLANK, secrets.token_hex(8))
+        try:
+            clear_blanks(spool)
+            self._lock = self._acquire()
+            self._lay_out()
+        except OSError:
+            return None
+        self.prepare()
+        return self
+
+    @classmethod
+    def create(cls, spool: Path, report: Report, blank: "AttemptFolder | None" = None) -> Self:
+        """A locked folder for an attempt that was claimed: the blank one, if there is one and the attempt has none yet.
 
         Redis emptied, an attempt may be claimed twice. Raises AttemptBusyError where somebody still runs it,
         AttemptEndedError where somebody has; one whose claimant died without a word is lost, and so has ended too: its
@@ -75,25 +92,45 @@ class AttemptFolder:
         """
         self = cls(spool, report.attemptId)
         try:
-            self._lock = self._acquire()
-            if (ended := self.outcome()) is not None:
-                os.close(self._lock)
-                raise AttemptEndedError(ended)
-            if (before := self.claim()) is not None and before.claim != report.claim:
-                lost = Outcome(ExitReason.LOST, error="the worker that had this attempt is gone")
-                self.keep(report, lost)
-                os.close(self._lock)
-                raise AttemptEndedError(replace(report, kind="outcome", outcome=lost.to_json()))
-            self._outcome.unlink(missing_ok=True)
-            self.clear_scratch()
-            for place in (self.scratch / "tmp", self.notes):
-                place.mkdir(parents=True, exist_ok=True)
+            if not self._take_over(blank):
+                self._begin_in_place(report)
             self._report.write_text(json.dumps(asdict(report)), encoding="utf-8")
         except BlockingIOError:
             raise AttemptBusyError(f"attempt {report.attemptId} runs in another process of this host") from None
         except OSError as error:
             raise SpoolError(f"the spool {spool} takes nothing: {error.strerror}") from error
         return self
+
+    def _take_over(self, blank: "AttemptFolder | None") -> bool:
+        """Give a blank folder this attempt's name; False where it has a folder that is not empty."""
+        if blank is None:
+            return False
+        try:
+            blank.path.rename(self.path)
+        except OSError:
+            return False
+        self._lock, self._prepared = blank._lock, blank._prepared
+        return True
+
+    def _begin_in_place(self, report: Report) -> None:
+        self._lock = self._acquire()
+        if (ended := self.outcome()) is not None:
+            os.close(self._lock)
+            raise AttemptEndedError(ended)
+        if (before := self.claim()) is not None and before.claim != report.claim:
+            lost = Outcome(ExitReason.LOST, error="the worker that had this attempt is gone")
+            self.keep(report, lost)
+            os.close(self._lock)
+            raise AttemptEndedError(replace(report, kind="outcome", outcome=lost.to_json()))
+        self._outcome.unlink(missing_ok=True)
+        self.clear_scratch()
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        for place in (self.scratch / "tmp", self.notes):
+            place.mkdir(parents=True, exist_ok=True)
+        for file in (self.log, self._report, self._tmpdir):
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def _acquire(self) -> int:
         """Make the folder and lock it; anew where somebody removed it in between.
@@ -125,6 +162,9 @@ class AttemptFolder:
     def prepare(self) -> None:
         """Have room for the outcome on the disk; where the disk does not give it, `keep` will see."""
         with suppress(OSError):
+            if self._prepared is not None:  # the folder had another name then
+                _sync(self.path.parent)
+                return
             fd = os.open(self._outcome, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.write(fd, b" " * _ROOM)
@@ -237,6 +277,27 @@ class AttemptFolder:
         finally:
             os.close(lock)
         return True
+
+
+def attempts(spool: Path) -> set[str]:
+    """The attempts that have a folder."""
+    return {name for name in _names(spool) if name != BLANK}
+
+
+def clear_blanks(spool: Path) -> None:
+    """Remove the blank folders of processes that are no more.
+
+    Raises OSError.
+    """
+    for name in _names(spool / BLANK):
+        AttemptFolder(spool / BLANK, name).remove()
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return {place.name for place in folder.iterdir()}
+    except FileNotFoundError:
+        return set()
 
 
 def _read_report(path: Path) -> Report | None:

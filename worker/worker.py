@@ -10,13 +10,12 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import redis
 import structlog
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from rq import Queue, worker_registration
 from rq.exceptions import DequeueTimeout
 from rq.executions import Execution
@@ -27,9 +26,8 @@ from rq.worker import Worker, WorkerStatus
 from dcm_processor.errors import ServiceError
 from dcm_processor.outcome import Outcome
 from dcm_processor.process import adopt_orphans, die_with_parent, show_alive
-from dcm_processor.redis_connection import connect
 from dcm_processor.settings import Settings
-from dcm_processor.transport import reason
+from dcm_processor.transport import Transport, reason
 from dcm_processor.vocabulary import ExitReason
 from worker import reaper
 from worker.context import CONTEXT, Context
@@ -37,7 +35,8 @@ from worker.outbox import Outbox
 from worker.prebuild import Prebuilder
 from worker.run import AttemptFailedError
 from worker.scripts import Scripts
-from worker.spool import AttemptFolder, SpoolError
+from worker.spare import Spare
+from worker.spool import AttemptFolder, SpoolError, clear_blanks
 from worker.warm import Warm
 
 log = structlog.get_logger()
@@ -58,10 +57,11 @@ class AttemptWorker(Worker):
         self, settings: Settings, stopping: threading.Event, outbox: Outbox, *, prebuilder: Prebuilder, warm: Warm
     ) -> None:
         host = socket.gethostname()
+        transport = Transport(settings.redis_url)
         super().__init__(
             list(settings.WORKER_QUEUES),
             name=f"{host}-{os.getpid()}-{secrets.token_hex(4)}",
-            connection=_connection(settings.redis_url),
+            connection=transport.redis,
             serializer=JSONSerializer,
             job_monitoring_interval=5,
             maintenance_interval=10,
@@ -71,10 +71,12 @@ class AttemptWorker(Worker):
         self.log_result_lifespan = False
         self._settings = settings
         self._host = host
+        self._transport = transport
         self._stopping = stopping
         self._outbox = outbox
         self._prebuilder = prebuilder
         self._warm = warm
+        self._spare: Spare | None = None
         self._scripts = Scripts(settings)
         self._beat_at = 0.0
         self._handing_back = False
@@ -100,6 +102,7 @@ class AttemptWorker(Worker):
                 if found is not None:
                     self.execute_job(*found)
         finally:
+            self._drop_spare()
             try:
                 self.register_death()  # type: ignore[no-untyped-call]
             except redis.RedisError:
@@ -119,6 +122,8 @@ class AttemptWorker(Worker):
                 return None
         if self.should_run_maintenance_tasks:
             self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        if self._spare is None:
+            self._spare = self._new_spare()
         try:
             found = self.queue_class.dequeue_any(
                 self._ordered_queues,
@@ -191,23 +196,52 @@ class AttemptWorker(Worker):
             self._beat_at = 0.0
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """Have the process that waits become the horse; another one, where that has died meanwhile."""
+        assert self.execution is not None
+        order = {"job": job.id, "queue": queue.name, "execution": self.execution.id}
+        if self._spare is None or not self._spare.take(order):
+            self._drop_spare()
+            self._spare = self._new_spare()
+            self._spare.take(order)  # a horse that is dead already is buried as such
+        self._horse_pid, self._spare = self._spare.pid, None
+
+    def _new_spare(self) -> Spare:
         """Fork while no other thread holds anything the horse would need."""
         with self._outbox.paused():
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # the horse unblocks when it can take them
             try:
-                super().fork_work_horse(job, queue)
+                return Spare(self._wait_as_spare, self._become_horse)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def main_work_horse(self, job: Job, queue: Queue) -> None:
-        """The horse's life; it dies with its worker."""
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+            with suppress(OSError):
+                clear_blanks(self._settings.spool)
+
+    def _wait_as_spare(self) -> None:
+        """What a horse needs, whatever it will run; it dies with its worker."""
         die_with_parent()
         if os.getppid() != self.pid:
             os._exit(1)
+        os.setpgrp()
         adopt_orphans()
         self._warm.in_horse()
-        CONTEXT.set(Context(self._settings, self.name, self._host, self._warm))
-        super().main_work_horse(job, queue)
+        blank = AttemptFolder.blank(self._settings.spool)
+        CONTEXT.set(Context(self._settings, self.name, self._host, self._transport, self._warm, blank))
+        with suppress(redis.RedisError):  # whoever needs the connection sees what is wrong with it
+            self.connection.ping()
+
+    def _become_horse(self, order: dict[str, str]) -> None:
+        """The horse's life."""
+        job = self.job_class.fetch(order["job"], connection=self.connection, serializer=self.serializer)
+        if _fault(job) is not None:  # which was looked at; somebody has changed it since
+            return
+        job.redis_server_version = self.get_redis_server_version()  # type: ignore[no-untyped-call]
+        self.execution = Execution(order["execution"], job.id, self.connection, self.name)
+        self.main_work_horse(job, Queue(order["queue"], connection=self.connection, serializer=self.serializer))
 
     def setup_work_horse_signals(self) -> None:
         """SIGINT is for the worker; SIGTERM asks for the attempt back."""
@@ -338,17 +372,6 @@ def serve(settings: Settings) -> None:
     prebuilder.stop()
     warm.close()
     log.info("stopped")
-
-
-def _connection(url: str) -> redis.Redis:
-    return connect(
-        url,
-        socket_timeout=10,
-        socket_connect_timeout=5,
-        socket_keepalive=True,
-        health_check_interval=30,
-        retry=Retry(NoBackoff(), 1),
-    )
 
 
 def _fault(job: Job) -> str | None:

@@ -1,5 +1,6 @@
 """What is left when all is done and should not be: processes, temporary files, keys in Redis."""
 
+import fcntl
 import os
 import tempfile
 from collections import Counter
@@ -15,6 +16,7 @@ from rq.serializers import JSONSerializer
 
 from tests.faults.services import LEFT_BEHIND
 
+_BLANK = ".blank"
 _KEPT = 2
 _PARTIAL = (".part", ".trash", ".new")
 
@@ -32,6 +34,7 @@ def processes(base: Path, programs: Collection[int]) -> list[str]:
     """Processes that belong to `base` and are neither a program of it nor what a program at rest has beside it."""
     found = of_functions()
     kept: Counter[int] = Counter()
+    spare: Counter[int] = Counter()
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.pid == os.getpid() or not _belongs(process, base) or process.pid in programs:
@@ -44,6 +47,10 @@ def processes(base: Path, programs: Collection[int]) -> list[str]:
                 kept[parent] += 1  # a keeper has what imported the module, and a fork that waits
                 if kept[parent] <= _KEPT:
                     continue
+            if line.endswith("-m worker") and parent in programs:
+                spare[parent] += 1  # the horse to come
+                if spare[parent] <= 1:
+                    continue
             if process.status() != psutil.STATUS_ZOMBIE:
                 found.append(f"process {process.pid}: {line[:100]}")
     return found
@@ -55,7 +62,9 @@ def _belongs(process: psutil.Process, base: Path) -> bool:
 
 def files(base: Path, data: Path, attempts: Mapping[str, str]) -> list[str]:
     """Temporary files; `attempts` are the states of all attempts by id."""
-    found = [f"spool: {place.name}" for place in _in(base / "run" / "spool")]
+    spool = base / "run" / "spool"
+    found = [f"spool: {place.name}" for place in _in(spool) if place.name != _BLANK]
+    found += [f"spool: {place}" for place in _in(spool / _BLANK) if not _held(place / "lock")]
     found += [f"partial: {place}" for root in (base, data) for place in _all(root) if place.suffix in _PARTIAL]
     for place in _in(Path(tempfile.gettempdir())):
         if place.name.startswith("dcmproc-") and place.is_symlink() and str(place.readlink()).startswith(str(base)):
@@ -64,6 +73,16 @@ def files(base: Path, data: Path, attempts: Mapping[str, str]) -> list[str]:
         if "." not in place.name and attempts.get(place.name) in ("finished", "queued", "started", None):
             found.append(f"output of an attempt that is {attempts.get(place.name)}: {place.name}")
     return found
+
+
+def _held(lock: Path) -> bool:
+    """Whether a process holds that lock (flock)."""
+    with suppress(OSError), lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _in(folder: Path) -> list[Path]:

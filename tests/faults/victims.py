@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import redis
 
 from tests.faults.scanner import Scanner
 from tests.faults.stand import Stand
+from worker.spool import BLANK
 
 IDLE = "nothing"
 _PATIENCE = 20.0  # seconds in which the victim should come into the middle of something
@@ -88,14 +90,7 @@ class Victims:
 
     def _in_worker(self, kind: str, pid: int) -> Iterator[Victim]:
         worker = psutil.Process(pid)
-        parts: dict[str, psutil.Process] = {}
-        for child in worker.children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                line = " ".join(child.cmdline())
-                part = "runner" if "runner.py" in line else ""
-                part = part or ("reaper" if "reaper.py" in line or "keeper.main" in line else "")
-                part = part or ("horse" if "-m worker" in line and "-m worker.prebuild" not in line else "")
-                parts.setdefault(part, child)
+        parts = self._parts(worker)
         doing = "running a function" if {"horse", "runner"} <= parts.keys() else "starting or ending an attempt"
         if "horse" not in parts:  # what else is there is kept warm for the next job
             doing = IDLE
@@ -103,6 +98,18 @@ class Victims:
             yield Victim(worker, doing)
         elif kind in parts:
             yield Victim(parts[kind], doing)
+
+    @staticmethod
+    def _parts(worker: psutil.Process) -> dict[str, psutil.Process]:
+        found: dict[str, psutil.Process] = {}
+        for child in worker.children(recursive=True):
+            with suppress(psutil.NoSuchProcess, OSError):
+                line = " ".join(child.cmdline())
+                part = "runner" if "runner.py" in line else ""
+                part = part or ("reaper" if "reaper.py" in line or "keeper.main" in line else "")
+                part = part or ("horse" if line.endswith("-m worker") and not _waits(child) else "")
+                found.setdefault(part, child)
+        return found
 
     def _controller(self, pid: int) -> str:
         if _planning(pid):
@@ -116,8 +123,14 @@ class Victims:
 
     def _redis(self, pids: dict[str, int]) -> str:
         workers = [pid for name, pid in pids.items() if name.startswith("worker") and pid]
-        running = any(psutil.Process(pid).children() for pid in workers)
+        running = any("horse" in self._parts(psutil.Process(pid)) for pid in workers)
         return "carrying running attempts" if running else IDLE
+
+
+def _waits(horse: psutil.Process) -> bool:
+    """Whether a horse's attempt is still to come."""
+    links = [str(link.readlink()) for link in Path(f"/proc/{horse.pid}/fd").iterdir()]
+    return any(f"/{BLANK}/" in link for link in links)
 
 
 def _planning(controller: int) -> list[psutil.Process]:

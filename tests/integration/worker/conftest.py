@@ -166,6 +166,10 @@ class Stand:
                 continue
         return found
 
+    def of_jobs(self, worker: "subprocess.Popen[bytes]") -> set[int]:
+        """Those of them that belong to no idle worker: neither it nor the horse to come."""
+        return set(self.processes()) - {worker.pid, horse_of(worker)}
+
     # -- workers
 
     def start(self, changed: str = "", **environ: str) -> subprocess.Popen[bytes]:
@@ -236,5 +240,11 @@ def gone(pid: int) -> bool:
 
 
 def horse_of(worker: subprocess.Popen[bytes]) -> int:
-    """The work-horse of a worker, waited for."""
-    return wait_until(lambda: [p for p, q in family(worker.pid).items() if q.parent == worker.pid], 10, "a horse")[0]
+    """The work-horse of a worker, or what waits to be the next one; waited for."""
+    command = Path(f"/proc/{worker.pid}/cmdline").read_bytes()
+
+    def found() -> list[int]:
+        children = [pid for pid, each in family(worker.pid).items() if each.parent == worker.pid and not each.ended]
+        return [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == command]
+
+    return wait_until(found, 10, "a horse")[0]

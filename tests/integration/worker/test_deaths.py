@@ -3,7 +3,9 @@
 import os
 import signal
 import socket
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import redis
@@ -17,6 +19,7 @@ from tests.integration.worker.test_ends import DAEMONS, daemons
 from tests.servers import ValkeyServer
 from tests.waiting import wait_until
 from worker.reaper import family
+from worker.spool import BLANK
 
 SLOW = """
 import os, time
@@ -55,7 +58,7 @@ def test_killing_the_horse_kills_its_job_and_is_reported_at_once(stand: Stand) -
     stand.enqueue(worker="svc.job.hangs")
     pids, horse = daemons(stand), horse_of(worker)
     os.kill(horse, signal.SIGKILL)
-    _all_gone_except(stand, pids, worker.pid)
+    _none_of_job_left(stand, pids, worker)
     outcome = stand.outcome()
     assert outcome.exitReason is ExitReason.LOST
     assert outcome.error == "the work-horse ended with signal 9"
@@ -64,9 +67,41 @@ def test_killing_the_horse_kills_its_job_and_is_reported_at_once(stand: Stand) -
     assert stand.reports("job-1", "started")[0].claim == stand.reports("job-1", "outcome")[0].claim
 
 
-def _all_gone_except(stand: Stand, pids: list[int], worker: int) -> None:
+def _none_of_job_left(stand: Stand, pids: list[int], worker: "subprocess.Popen[bytes]") -> None:
     wait_until(lambda: all(gone(pid) for pid in pids), 2, "the daemons are killed within 2 s")
-    wait_until(lambda: set(stand.processes()) == {worker}, 5, "only the worker is left")
+    wait_until(lambda: not stand.of_jobs(worker), 5, "only the worker is left")
+
+
+def test_a_horse_that_dies_before_its_attempt_comes_costs_nothing(stand: Stand) -> None:
+    stand.service(SLOW)
+    worker = stand.start()
+    stand.logged("serving")
+    waiting = horse_of(worker)
+    os.kill(waiting, signal.SIGKILL)
+    stand.enqueue(params={"seconds": 0})
+    assert stand.outcome().exitReason is ExitReason.DONE
+    assert not (Path("/proc") / str(waiting)).exists()
+    wait_until(lambda: len(list((stand.base / "run" / "spool" / BLANK).iterdir())) == 1, what="its folder goes too")
+
+
+def test_a_horse_that_stands_still_before_its_attempt_comes_is_made_to_go_on(stand: Stand) -> None:
+    stand.service(SLOW)
+    worker = stand.start()
+    stand.logged("serving")
+    os.kill(horse_of(worker), signal.SIGSTOP)
+    stand.enqueue(params={"seconds": 0})
+    assert stand.outcome(seconds=20).exitReason is ExitReason.DONE
+
+
+def test_a_worker_that_ends_leaves_no_horse_and_no_folder(stand: Stand) -> None:
+    stand.service(SLOW)
+    worker = stand.start()
+    stand.logged("serving")
+    waiting = horse_of(worker)
+    worker.terminate()
+    assert worker.wait(10) == 0
+    assert gone(waiting)
+    assert not any((stand.base / "run" / "spool" / BLANK).iterdir())
 
 
 def test_a_horse_that_was_stopped_is_made_to_go_on(stand: Stand) -> None:
@@ -86,7 +121,7 @@ def test_killing_the_reaper_leaves_nothing_either(stand: Stand) -> None:
     pids, horse = daemons(stand), horse_of(worker)
     reaper = next(pid for pid, process in family(worker.pid).items() if process.parent == horse)
     os.kill(reaper, signal.SIGKILL)
-    _all_gone_except(stand, pids, worker.pid)
+    _none_of_job_left(stand, pids, worker)
     assert stand.outcome().exitReason is ExitReason.LOST
 
 

@@ -32,6 +32,7 @@ from tests.unit.dcm_processor.cli.conftest import Cli
 from tests.waiting import wait_until
 from worker.exchange import Exchange
 from worker.modules import module_folder
+from worker.spool import attempts as spooled
 
 YES = "def applies(**kwargs):\n    return True\n"
 
@@ -180,7 +181,7 @@ def test_a_plan_runs_on_hosts_that_share_nothing(site: Site) -> None:
     assert list(attempts["collect"]["phases"]) == ["module", "environment", "fetch", "run"]
     assert site.attempts() == []
     assert site.asked("GET", f"/results/{study_id}/collect")
-    wait_until(lambda: not list((site.elsewhere.base / "run" / "spool").iterdir()), 10, "nothing is left elsewhere")
+    wait_until(lambda: not spooled(site.elsewhere.base / "run" / "spool"), 10, "nothing is left elsewhere")
     assert sorted(path.name for path in (site.elsewhere.base / "data").iterdir()) == ["dicom"]
     environ = json.loads((site.results("each") / series[0] / "environ.json").read_text())
     assert not any(token in str(environ) for token in TOKENS.values())

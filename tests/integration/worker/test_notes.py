@@ -8,6 +8,7 @@ from dcm_processor.transport import said_progress
 from dcm_processor.vocabulary import ExitReason
 from tests.integration.worker.conftest import Stand
 from tests.waiting import wait_until
+from worker.spool import attempts
 
 SOON = "import worker.announcer\nworker.announcer.Announcer.__init__.__defaults__ = (0.05,)\n"
 
@@ -143,7 +144,7 @@ def test_a_hostile_file_costs_the_worker_nothing_and_is_told_in_the_log(stand: S
         stand.shipped(f"job{number}-1")
         stand.acknowledge(f"job{number}-1")
     wait_until(
-        lambda: [stand.shipped(f"job{n}-1") for n in (1, 2, 3)] and not any((stand.base / "run/spool").iterdir()),
+        lambda: [stand.shipped(f"job{n}-1") for n in (1, 2, 3)] and not attempts(stand.base / "run/spool"),
         20,
         "nothing of them stays in the spool",
     )

@@ -13,7 +13,7 @@ import pytest
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Report
 from dcm_processor.vocabulary import ExitReason
-from worker.spool import AttemptBusyError, AttemptEndedError, AttemptFolder, SpoolError
+from worker.spool import BLANK, AttemptBusyError, AttemptEndedError, AttemptFolder, SpoolError, attempts
 
 REPORT = Report("started", "job-1", "claim", "worker", "host")
 
@@ -208,3 +208,55 @@ def test_half_a_file_is_none(tmp_path: Path) -> None:
     assert folder.outcome() is None
     assert folder.ended_at() is None
     os.close(folder.lock)
+
+
+def test_a_blank_folder_becomes_an_attempts(tmp_path: Path) -> None:
+    blank = AttemptFolder.blank(tmp_path)
+    assert blank is not None
+    assert attempts(tmp_path) == set()
+    assert blank.outcome() is None
+    folder = AttemptFolder.create(tmp_path, REPORT, blank)
+    assert not any((tmp_path / BLANK).iterdir())
+    assert attempts(tmp_path) == {"job-1"}
+    assert (folder.claim(), folder.outcome(), folder.alive()) == (REPORT, None, True)
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+    assert {path.name for path in folder.path.iterdir()} == {
+        "lock", "report.json", "log", "outcome.json", "scratch", "notes", "tmpdir"
+    }  # fmt: skip
+    folder.prepare()
+    folder.keep(REPORT, Outcome(ExitReason.DONE))
+    assert folder.outcome() is not None
+    os.close(folder.lock)
+    assert not folder.alive()
+    assert folder.remove()
+    assert attempts(tmp_path) == set()
+
+
+def test_a_blank_folder_is_not_taken_where_the_attempt_has_one(tmp_path: Path) -> None:
+    first = AttemptFolder.create(tmp_path, REPORT)
+    first.keep(REPORT, Outcome(ExitReason.DONE))
+    blank = AttemptFolder.blank(tmp_path)
+    assert blank is not None
+    with pytest.raises(AttemptBusyError):
+        AttemptFolder.create(tmp_path, REPORT, blank)
+    os.close(first.lock)
+    with pytest.raises(AttemptEndedError):
+        AttemptFolder.create(tmp_path, REPORT, blank)
+    os.close(blank.lock)
+
+
+def test_blank_folders_that_nobody_holds_go(tmp_path: Path) -> None:
+    left, held = AttemptFolder.blank(tmp_path), AttemptFolder.blank(tmp_path)
+    assert left is not None
+    assert held is not None
+    os.close(left.lock)
+    new = AttemptFolder.blank(tmp_path)
+    assert new is not None
+    assert {path.name for path in (tmp_path / BLANK).iterdir()} == {held.path.name, new.path.name}
+    for folder in (held, new):
+        os.close(folder.lock)
+
+
+def test_there_is_no_blank_folder_where_the_disk_takes_none(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("in the way")
+    assert AttemptFolder.blank(tmp_path / "spool") is None
