@@ -29,7 +29,8 @@ LIMIT_MS = 10.0
 WORK = """
 import pathlib, time
 def work(output_dir):
-    pathlib.Path(output_dir, "end").write_text(repr(time.time()))
+    with pathlib.Path(output_dir, "end").open("w") as end:
+        end.write(repr(time.time()))
 """
 
 

@@ -13,7 +13,7 @@ The command's stdout and stderr come through a pipe into a log that is capped: a
 nor fills the disk. What it has to say about itself comes as lines of JSON through its file descriptor 3.
 """
 
-# ruff: noqa: PTH123, PTH208 - pathlib would cost a third of this process's start, and each job starts one
+# ruff: noqa: PTH110, PTH123, PTH208 - pathlib would cost a third of this process's start, and each job starts one
 
 import contextlib
 import ctypes
@@ -60,35 +60,50 @@ class Process(NamedTuple):
 
 
 def family(root: int) -> dict[int, Process]:
-    """Every living descendant of `root`."""
-    everybody = _everybody()
-    children: dict[int, list[int]] = {}
-    for pid, process in everybody.items():
-        children.setdefault(process.parent, []).append(pid)
+    """Every living descendant of `root`: in the time that they take, however many processes there are beside them."""
+    children = _children if os.path.exists(f"/proc/self/task/{os.getpid()}/children") else _lookup()
     found: dict[int, Process] = {}
     queue = [root]
     while queue:
-        for pid in children.get(queue.pop(), ()):
-            found[pid] = everybody[pid]
-            queue.append(pid)
+        new = children(queue.pop())
+        found.update(new)
+        queue.extend(new)
     return found
 
 
-def _everybody() -> dict[int, Process]:
-    """Every process there is."""
-    if not LINUX:
-        return {pid: Process(parent, group, ended=False) for pid, parent, group in _ps("pid", "ppid", "pgid")}
+def _children(parent: int) -> dict[int, Process]:
+    """A process's children, those of each of its threads (proc_pid_task(5); kernels without checkpoints lack it)."""
     found: dict[int, Process] = {}
-    for name in os.listdir("/proc"):
-        if not name.isdecimal():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-        except OSError:
-            continue  # it ended meanwhile
-        found[int(name)] = Process(int(fields[1]), int(fields[2]), fields[0] in b"ZX")
+    with contextlib.suppress(OSError):  # it ended meanwhile
+        for thread in os.listdir(f"/proc/{parent}/task"):
+            with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:
+                pids = file.read().split()
+            for pid in map(int, pids):
+                if (process := _process(pid)) is not None:
+                    found[pid] = process
     return found
+
+
+def _lookup() -> "Callable[[int], dict[int, Process]]":
+    """The same by a look at every process there is."""
+    if LINUX:
+        listed = ((int(name), _process(int(name))) for name in os.listdir("/proc") if name.isdecimal())
+        everybody = {pid: process for pid, process in listed if process is not None}
+    else:
+        everybody = {pid: Process(parent, group, ended=False) for pid, parent, group in _ps("pid", "ppid", "pgid")}
+    families: dict[int, dict[int, Process]] = {}
+    for pid, process in everybody.items():
+        families.setdefault(process.parent, {})[pid] = process
+    return lambda parent: families.get(parent, {})
+
+
+def _process(pid: int) -> "Process | None":
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None  # it ended meanwhile
+    return Process(int(fields[1]), int(fields[2]), fields[0] in b"ZX")
 
 
 def _ps(*columns: str) -> "list[list[int]]":

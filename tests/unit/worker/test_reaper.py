@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_until
 from worker import reaper
 from worker.reaper import Log
 
@@ -65,20 +66,25 @@ def test_what_was_lost_while_the_disk_was_full_is_marked(tmp_path: Path, monkeyp
     )
 
 
-def test_a_family_holds_grandchildren(tmp_path: Path) -> None:
-    code = "import subprocess, sys; subprocess.run(['sleep', '60'])"
+@pytest.mark.parametrize("kernel_lists_children", [True, False])
+def test_a_family_holds_grandchildren(monkeypatch: pytest.MonkeyPatch, *, kernel_lists_children: bool) -> None:
+    """Those that a thread started too."""
+    exists = os.path.exists
+    if not kernel_lists_children:
+        monkeypatch.setattr(os.path, "exists", lambda path: not str(path).endswith("/children") and exists(path))
+    start = "subprocess.run(['sleep', '60'])"
+    code = f"import subprocess, threading; threading.Thread(target=lambda: {start}).start(); {start}"
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as child:
         try:
-            while not [pid for pid, process in reaper.family(child.pid).items() if process.parent == child.pid]:
-                pass
+            wait_until(lambda: len(reaper.family(child.pid)) == 2, what="both have started")
             found = reaper.family(os.getpid())
             assert child.pid in found
-            (sleep,) = reaper.family(child.pid)
-            assert sleep in found
-            assert found[sleep].group == child.pid
+            for sleep in reaper.family(child.pid):
+                assert found[sleep] == reaper.Process(child.pid, child.pid, ended=False)
             assert 0 < reaper.proportional([child.pid]) <= reaper.resident([child.pid])
         finally:
             os.killpg(child.pid, 9)
+    assert child.pid not in reaper.family(os.getpid())
 
 
 def test_the_kernels_kills_are_counted_somewhere() -> None:
