@@ -10,7 +10,7 @@ from dcm_processor.errors import TransportUnavailableError
 from dcm_processor.notes import Progress
 from dcm_processor.transport import ANNOUNCE_INTERVAL, Report, Transport
 from dcm_processor.vocabulary import ExitReason
-from worker.context import Stop
+from worker.stop import Stop
 
 log = structlog.get_logger()
 

@@ -25,8 +25,8 @@ from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import ExitReason
 from worker import notes, output, runner, surroundings
 from worker.contained import LOG_LIMIT, START_LIMIT, Command, Contained, End, Running
-from worker.context import Stop, StoppedError
 from worker.environments import Environment, Environments
+from worker.stop import Stop, StoppedError
 from worker.verdict import outcome_of, outcome_of_error
 
 

@@ -28,13 +28,14 @@ from dcm_processor.vocabulary import ExitReason
 from worker import copies, notes, output, reaper, runner, studies, surroundings, warm
 from worker.announcer import Announcer
 from worker.contained import LOG_LIMIT, START_LIMIT, Command, Contained, End, Running
-from worker.context import CONTEXT, Context, StoppedError
+from worker.context import CONTEXT, Context
 from worker.environments import Environments
 from worker.exchange import FETCH_PATIENCE, Exchange, patiently
 from worker.modules import module_folder
 from worker.scripts import Scripts
 from worker.siblings import sibling_folders
 from worker.spool import AttemptBusyError, AttemptEndedError, AttemptFolder, SpoolError
+from worker.stop import StoppedError
 from worker.verdict import error_class, outcome_of, outcome_of_error
 
 log = structlog.get_logger()

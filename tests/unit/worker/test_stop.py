@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from dcm_processor.vocabulary import ExitReason
-from worker.context import Stop, StoppedError
+from worker.stop import Stop, StoppedError
 
 
 @pytest.fixture
