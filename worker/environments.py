@@ -24,7 +24,7 @@ from dcm_processor.environments import uv_program
 from dcm_processor.environments.build_network import of_build
 from dcm_processor.environments.environment_key import PYTHON, Recipe, maker, own_python, recipe
 from dcm_processor.environments.environment_state import Failed, tail_of
-from dcm_processor.environments.requirements_lock import names_index
+from dcm_processor.environments.requirements_lock import names_index, text_of
 from dcm_processor.errors import OutageError, PermanentError, ServiceError
 from dcm_processor.settings import Settings
 from worker.contained import Command, Contained, End, Running
@@ -135,7 +135,7 @@ class _Build:
     ) -> None:
         self._settings = settings
         self._made_from = made_from
-        text = made_from.requirements.read_text(encoding="utf-8", errors="replace")
+        text = text_of(made_from.requirements.read_bytes())
         self._env = of_build(settings, environ, site_index=not names_index(text))
         self._watch = watch
         self._lock = lock

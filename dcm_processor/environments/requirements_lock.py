@@ -8,6 +8,7 @@ source (a backup brings one), then that of the current version. One without our 
 taken as it is. Where none can be made the service is installed without, and a warning says why.
 """
 
+import codecs
 import hashlib
 import os
 import re
@@ -32,11 +33,11 @@ LIMIT = 300.0
 _TAIL = 16_000
 _PROGRESS_SECONDS = 0.5
 _HEAD = re.compile(rb"\A# locked by dcm-processor at install: ([0-9a-f]{32})\n")
-# A requirement that names a file beside requirements.txt: its content matters as well. (Locks are long: no one regex.)
-_WHEELS = (b"-f", b"--find-links")
-_NAMES_FILE = (b"-r", b"-c", b"-e", b"--requirement", b"--constraint", b"--editable", b".", b"/", b"file:", *_WHEELS)
-_AT_A_FILE = re.compile(rb"@\s*(\.|/|file:)")
-_LOCAL_WHEELS = re.compile(rb"(-f|--find-links)[ =]+(?!https?:)")
+# A requirement that names a file beside requirements.txt: its content matters as well.
+_OPTIONS_WITH_FILE = ("-r", "-c", "-e", "--requirement", "--constraint", "--editable")
+_WHEELS = ("-f", "--find-links")
+_LOCAL_WHEELS = re.compile(r"(-f|--find-links)[ =]+(?!https?:)")
+_ARCHIVE = re.compile(r"\.(whl|zip|tgz|tar)\b")
 _INDEX = re.compile(r"^\s*(--index-url|-i|--extra-index-url|--find-links|-f|--no-index)\b.*$", re.MULTILINE)
 _OWN_INDEX = re.compile(r"^\s*(--index-url|-i)[ =]", re.MULTILINE)
 _INCLUDED = re.compile(r"^\s*(?:-r|--requirement)[ =]*(\S+)", re.MULTILINE)
@@ -101,11 +102,12 @@ class Locks:
 
     def _compile(self, module: Path, python_version: str, *more: str) -> bytes:
         """What uv resolves. Raises ServiceError that says why it does not."""
-        arguments = ["--generate-hashes", "--no-header", "--no-annotate", "--python-version", python_version, *more]
+        arguments = ["--generate-hashes", "--emit-build-options", "--no-header", "--no-annotate"]
+        arguments += ["--python-version", python_version, *more]
         wheels = self.settings.WHEEL_DIR
         if wheels is not None:
             arguments += ["--find-links", str(wheels)]
-        text = (module / REQUIREMENTS).read_text(encoding="utf-8", errors="replace")
+        text = text_of((module / REQUIREMENTS).read_bytes())
         if wheels is None or self.settings.PIP_INDEX_URL:
             return self._uv(module, text, arguments)
         try:
@@ -182,11 +184,27 @@ def body_of(text: bytes) -> bytes:
 
 def names_files(text: bytes) -> bool:
     """Whether requirements name files of the service."""
-    found = [line for line in map(bytes.lstrip, text.split(b"\n")) if line.startswith(_NAMES_FILE)]
-    return (
-        any(not line.startswith(_WHEELS) or _LOCAL_WHEELS.match(line) for line in found)
-        or _AT_A_FILE.search(text) is not None
-    )
+    return any(map(_names_file, text_of(text).splitlines()))
+
+
+def _names_file(line: str) -> bool:
+    words = line.strip()
+    if words.startswith(_OPTIONS_WITH_FILE):
+        return True
+    if words.startswith(_WHEELS):
+        return _LOCAL_WHEELS.match(words) is not None
+    if words.startswith(("#", "-")):
+        return False
+    where = words.partition(" #")[0]
+    if "://" in where or "file:" in where:
+        return "file:" in where
+    return where.startswith(".") or "/" in where or _ARCHIVE.search(where) is not None
+
+
+def text_of(requirements: bytes) -> str:
+    """A file of requirements as uv reads it: with the byte order marks that editors and shells of Windows write."""
+    utf_16 = requirements.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return requirements.decode("utf-16" if utf_16 else "utf-8-sig", "replace")
 
 
 def names_index(text: str) -> bool:
@@ -203,7 +221,7 @@ def _index_lines(module: Path) -> list[str]:
         if file in seen or not file.is_file():
             continue
         seen.add(file)
-        text = file.read_text(encoding="utf-8", errors="replace")
+        text = text_of(file.read_bytes())
         lines |= dict.fromkeys(match[0].strip() for match in _INDEX.finditer(text))
         files += [file.parent / match[1] for match in _INCLUDED.finditer(text)]
     return list(lines)

@@ -126,6 +126,43 @@ def test_what_cannot_be_locked_is_installed_all_the_same(tmp_path: Path, source:
     assert not (store.module_folder("svc", installed.digest) / "requirements.lock").exists()
 
 
+def test_an_index_is_found_behind_a_byte_order_mark(tmp_path: Path, source: Path, store: Store, index: str) -> None:
+    """As editors and shells of Windows write it: uv takes it, and builds have to ask the same index."""
+    requirements = f"--index-url {index}\r\ntiny-one\r\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        (source / "module" / "requirements.txt").write_bytes(requirements.encode(encoding))
+        installed = store.install("svc", source, locks=Locks(settings(tmp_path), ENVIRON))
+        assert installed.warnings == ()
+        text = (store.module_folder("svc", installed.digest) / "requirements.lock").read_text()
+        assert text.splitlines()[1:3] == [f"--index-url {index}", "tiny-one==7.0 \\"]
+
+
+def test_how_packages_are_to_be_built_is_part_of_the_lock(
+    tmp_path: Path, source: Path, store: Store, wheels: Path
+) -> None:
+    (source / "module" / "requirements.txt").write_text("--only-binary tiny-one\n--no-binary other\ntiny-one\n")
+    installed = store.install("svc", source, locks=Locks(settings(tmp_path, WHEEL_DIR=wheels), OFFLINE))
+    assert installed.warnings == ()
+    lines = (store.module_folder("svc", installed.digest) / "requirements.lock").read_text().splitlines()
+    assert {"--only-binary tiny-one", "--no-binary other"} <= set(lines)
+
+
+def test_a_library_in_the_services_own_folder_is_its_own(tmp_path: Path, source: Path, store: Store) -> None:
+    """Where the requirements name it without `./`, too: what it was before, or in another service, is not taken."""
+    site, made = settings(tmp_path), set()
+    (source / "module" / "requirements.txt").write_text("wheels/mine-1.0-py3-none-any.whl\n")
+    for code in ("x = 1\n", "x = 2\n"):
+        make_wheel(source / "module" / "wheels", "mine", code)
+        installed = store.install("svc", source, locks=Locks(site, OFFLINE))
+        assert installed.warnings == ()
+        environment = Environments(site, OFFLINE).provide(
+            store.module_folder("svc", installed.digest), installed.digest
+        )
+        (library,) = (environment.python.parent.parent / "lib").rglob("mine.py")
+        made.add(library.read_text())
+    assert made == {"x = 1\n", "x = 2\n"}
+
+
 @pytest.mark.parametrize("line", ["--index-url {}", "-i {}", "--extra-index-url {}"])
 def test_an_index_that_the_requirements_name_is_asked(
     tmp_path: Path, source: Path, store: Store, index: str, line: str

@@ -37,7 +37,23 @@ def test_ends_of_lines_make_no_difference(module: Path) -> None:
 
 @pytest.mark.parametrize(
     "requirements",
-    [b"-r more.txt", b"-e .", b"./x.whl", b"file:x.whl", b"a\n-c c.txt\n", b"x @ ./x.whl", b"x\n--find-links wheels"],
+    [
+        b"-r more.txt",
+        b"-e .",
+        b"./x.whl",
+        b"file:x.whl",
+        b"a\n-c c.txt\n",
+        b"x @ ./x.whl",
+        b"x\n--find-links wheels",
+        b"lib/x",
+        b"lib/x[extra] ; python_version > '3'",
+        b"x@lib/x",
+        b"wheels/x-1.0-py3-none-any.whl",
+        b"x-1.0-py3-none-any.whl",
+        b"x @ x-1.0.tar.gz",
+        b"\xef\xbb\xbf-r more.txt",
+        "-r more.txt".encode("utf-16"),
+    ],
 )
 def test_files_of_the_service_belong_to_its_version(module: Path, requirements: bytes) -> None:
     assert key(module, requirements, "one version") != key(module, requirements, "another")
@@ -45,7 +61,14 @@ def test_files_of_the_service_belong_to_its_version(module: Path, requirements: 
 
 @pytest.mark.parametrize(
     "requirements",
-    [b"# -r more.txt", b"numpy # ./x", b"--index-url https://example.org/simple", b"-f https://example.org/wheels"],
+    [
+        b"# -r more.txt",
+        b"numpy # ./x",
+        b"--index-url https://example.org/simple",
+        b"-f https://example.org/wheels",
+        b"x @ https://example.org/x-1.0.tar.gz",
+        b"x @ git+ssh://git@example.org/x.git@v1",
+    ],
 )
 def test_what_names_no_file_of_the_service_does_not(module: Path, requirements: bytes) -> None:
     assert key(module, requirements, "one version") == key(module, requirements, "another")
