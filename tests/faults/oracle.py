@@ -161,6 +161,8 @@ class _StudyJudge:
             end.how == "done" and end.attempt == accepted[0]["attempt"] for end in self.ends[job_id]
         ):
             self.found.say("unexplained", f"{name} finished, and its function never did")
+        for attempt in accepted:
+            self._named(name, attempt, self.begins[job_id])
         starts = Counter(line.attempt for line in self.begins[job_id])
         for number, times in starts.items():
             if number not in attempts:
@@ -171,6 +173,19 @@ class _StudyJudge:
             before = attempts.get(number - 1)
             if before is not None and before["state"] not in ("lost", "failed", "handed_back"):
                 self.found.say("doubled", f"{name}: attempt {number} began after one that is {before['state']}")
+
+    def _named(self, name: str, attempt: Mapping[str, Any], begins: Sequence[Line]) -> None:
+        """What the function named as its results is what the ledger has."""
+        line = next((line for line in begins if line.attempt == attempt["attempt"]), None)
+        if line is None:
+            return
+        unit = line.series or self.study.study_id
+        wanted = [("unit", unit), ("attempt", line.attempt), ("files", len(line.files))]
+        named = [(each["name"], each["value"]) for each in attempt["results"]]
+        if missing := [each for each in wanted if each not in named]:
+            self.found.say("lost", f"{name} finished without its named results {missing}: it has {named}")
+        elif named != wanted:
+            self.found.say("mixed", f"{name} has named results that it never had: {named}")
 
     # -- none before its dependencies ended
 

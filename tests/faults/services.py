@@ -163,6 +163,9 @@ _CALLBACK = textwrap.dedent("""\
 _FUNCTION = textwrap.dedent('''\
 
 
+    from dcm_processor_job import result
+
+
     class TransientServiceError(Exception):
         """Says "try again"."""
 
@@ -218,5 +221,7 @@ _FUNCTION = textwrap.dedent('''\
             raise TransientServiceError("as its rule says")
         with open(os.path.join(output_dir, "result.json"), "w") as file:
             json.dump({**own, "files": files}, file)
+        for name, value in (("unit", unit), ("attempt", attempt), ("files", len(files))):
+            result(name, value)
         note(record, what="end", how="done", **own)
 ''')

@@ -24,6 +24,11 @@ STUDY = next(study for study in studies.draw(1, 50) if len(study.series) > 1)
 OTHER = studies.draw(2, 1)[0]
 
 
+def named(unit: str, files: int, attempt: int = 1) -> list[dict[str, Any]]:
+    """An attempt's named results."""
+    return [{"name": "unit", "value": unit}, {"name": "attempt", "value": attempt}, {"name": "files", "value": files}]
+
+
 class Run:
     """What a platform says and leaves that makes no mistake, and that a test then changes."""
 
@@ -59,7 +64,10 @@ class Run:
             "jobId": job_id, "planId": "plan-1", "jobName": job.name, "seriesId": series, "verdict": "scheduled",
             "state": "finished", "reason": None, "stage": job.stage, "reusedFrom": None, "endedAt": at + 1,
             "dependsOn": [other for other in self.jobs if other.split("/")[0] in job.depends_on],
-            "attempts": [{"attempt": 1, "state": "finished", "attemptId": f"{job_id}-1"}],
+            "attempts": [{
+                "attempt": 1, "state": "finished", "attemptId": f"{job_id}-1",
+                "results": named(series or STUDY.study_id, len(files)),
+            }],
         }  # fmt: skip
         self.result(job.name, series).parent.mkdir(parents=True)
         self.result(job.name, series).write_text(json.dumps({**own, "files": files}))
@@ -123,7 +131,7 @@ def _began_again_after_it_finished(run: Run) -> None:
 
 
 def _finished_twice(run: Run) -> None:
-    run.jobs["all"]["attempts"].append({"attempt": 2, "state": "finished", "attemptId": "all-2"})
+    run.jobs["all"]["attempts"].append({"attempt": 2, "state": "finished", "attemptId": "all-2", "results": []})
 
 
 def _was_planned_twice(run: Run) -> None:
@@ -167,6 +175,14 @@ def _finished_though_its_function_never_did(run: Run) -> None:
     run.record.lines = [line for line in run.record.lines if (line.job, line.what) != ("all", "end")]
 
 
+def _lost_a_named_result(run: Run) -> None:
+    run.jobs["all"]["attempts"][0]["results"].pop()
+
+
+def _has_a_named_result_of_another_attempt(run: Run) -> None:
+    run.jobs["all"]["attempts"][0]["results"] += named(STUDY.study_id, 1, attempt=2)
+
+
 def _left_results_of_an_unknown_study(run: Run) -> None:
     (run.data / "results" / OTHER.study_id).mkdir()
 
@@ -192,6 +208,8 @@ def _left_results_of_an_unknown_study(run: Run) -> None:
         ("mixed", _was_given_parameters_of_another_study),
         ("mixed", _was_given_results_of_another_study),
         ("mixed", _has_the_results_of_another_job),
+        ("lost", _lost_a_named_result),
+        ("mixed", _has_a_named_result_of_another_attempt),
         ("mixed", _left_results_of_an_unknown_study),
         ("unexplained", _has_results_of_an_attempt_that_was_lost),
         ("unexplained", _finished_though_its_function_never_did),
