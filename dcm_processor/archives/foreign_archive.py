@@ -34,6 +34,7 @@ _CHUNK = 256 * 1024
 # APPNOTE.TXT 4.3.16, 4.3.14 (with 4.3.15): how much a zip's directory holds
 _END, _END_SIZE = b"PK\x05\x06", 22
 _END_64, _END_64_SIZE = b"PK\x06\x06", 56 + 20
+_MADE_ON_WINDOWS = 0
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _DAMAGE = (
     tarfile.TarError,
@@ -86,12 +87,16 @@ class _Unpacking:
 
     def _member(self, found: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
         kind = stat.S_IFMT(info.external_attr >> 16)
-        path = _inside(info.filename)
+        # Tools of Windows, such as PowerShell's Compress-Archive, write backslashes, which no name holds there.
+        name = info.filename.replace("\\", "/") if info.create_system == _MADE_ON_WINDOWS else info.filename
+        path = _inside(name)
+        if _is_of_macos(path):
+            return
         if info.flag_bits & 0x1:
             raise ArchiveError("the archive is encrypted; make one that is not")
         if info.compress_type not in _METHODS:
             raise ArchiveError("the archive is compressed by another method than deflate, which all tools know")
-        if info.is_dir():
+        if name.endswith("/"):
             self._folder.folders(path)
         elif kind == stat.S_IFLNK:
             with found.open(info) as target:
@@ -120,6 +125,8 @@ class _Unpacking:
         if info.isdir() and not info.name.strip("./"):
             return  # the folder that was packed
         path = _inside(info.name)
+        if _is_of_macos(path):
+            return
         if info.isdir():
             self._folder.folders(path)
         elif info.issym():
@@ -191,6 +198,11 @@ def _inside(name: str) -> PurePosixPath:
     while name.startswith("./"):
         name = name[2:].lstrip("/")
     return checked(name)
+
+
+def _is_of_macos(path: PurePosixPath) -> bool:
+    """Whether this is what macOS puts beside each file of an archive: attributes of its own, under the file's name."""
+    return path.parts[0] == "__MACOSX" or path.name.startswith("._")
 
 
 def _check_directory(opened: IO[bytes]) -> None:

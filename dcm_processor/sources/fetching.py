@@ -9,7 +9,7 @@ import fcntl
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,13 +18,14 @@ from pathlib import Path
 from dcm_processor import service_tree
 from dcm_processor.archives import foreign_archive
 from dcm_processor.environments import build_network
-from dcm_processor.errors import ArchiveError, SourceError
+from dcm_processor.errors import ArchiveError, ServiceError, SourceError
 from dcm_processor.settings import Settings
 from dcm_processor.sources import git
 from dcm_processor.sources.origin import Origin
 from dcm_processor.sources.source import ARCHIVES, Local, Source
 
 _PLACE = "source-"
+_FILES = "files"
 _BARE = ("HEAD", "objects", "refs")
 
 
@@ -43,18 +44,16 @@ def fetched(source: Source, settings: Settings, environ: Mapping[str, str]) -> I
 
     Raises SourceError where they cannot be had, or hold what they must not.
     """
-    if isinstance(source, Local) and source.path.is_dir():
-        yield Fetched(_inside(source, source.path, source.subdirectory), _origin(source))
-        return
-    with ExitStack() as stack:
-        with _files(source):
-            place = stack.enter_context(_place(settings.run))
-            found = _unpacked(source, place, settings, environ)
-        yield found
+    with _files(source):
+        if isinstance(source, Local) and source.path.is_dir():
+            yield Fetched(_inside(source, source.path, source.subdirectory), _origin(source))
+            return
+        with _place(settings.run) as place, _named_by_source(source, place / _FILES):
+            yield _unpacked(source, place, settings, environ)
 
 
 def _unpacked(source: Source, place: Path, settings: Settings, environ: Mapping[str, str]) -> Fetched:
-    files = place / "files"
+    files = place / _FILES
     if isinstance(source, Local):
         _check_archive(source.path)
         foreign_archive.unpack(source.path, files)
@@ -137,4 +136,14 @@ def _files(source: Source) -> Iterator[None]:
         raise SourceError(f"{source}: {error}") from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise SourceError(f"{source} cannot be unpacked: {where}{error.strerror or error}") from None
+        raise SourceError(f"{source} cannot be had: {where}{error.strerror or error}") from None
+
+
+@contextmanager
+def _named_by_source(source: Source, files: Path) -> Iterator[None]:
+    """Have errors name what was unpacked by its place in the source: where it lies now is gone when they are read."""
+    try:
+        yield
+    except ServiceError as error:
+        known_as = source.path if isinstance(source, Local) else source
+        raise type(error)(str(error).replace(str(files), str(known_as))) from None

@@ -24,12 +24,13 @@ def choose(top: Path, name: str | None) -> dict[str, Path]:
     Raises ServiceError where there is none, and UsageError where it is not clear which is meant, with those there are.
     """
     if _is_service(top) or not (found := _below(top)):
-        service_tree.check_source(top, name or top.name)
-        if (called := name or _owner(top)) is None:
+        folder = _half_a_service(top) or top
+        service_tree.check_source(folder, name or folder.name)
+        if (called := name or _owner(folder)) is None:
             raise UsageError(
                 "the source's settings.json does not tell what the service is called; name it, and its faults are told"
             )
-        return {called: top}
+        return {called: folder}
     if name is None:
         return _by_name(top, found)
     if len(found) == 1:
@@ -61,6 +62,14 @@ def refuse_missing(top: Path, folders: Mapping[str, Path], missing: Mapping[Path
         for name, folder in folders.items():
             if any((top / path).is_relative_to(folder / part) for part in service_tree.PARTS):
                 raise SourceError(f"service {name} needs {path}, and {why}")
+
+
+def _half_a_service(top: Path) -> Path | None:
+    """The one folder that a source holds, as archives do, if it looks like what was meant: its faults can be told."""
+    inner = [path for path in top.iterdir() if not path.name.startswith(".")]
+    if len(inner) == 1 and any(_is(inner[0] / part, stat.S_ISDIR) for part in service_tree.PARTS):
+        return inner[0]
+    return None
 
 
 def _is_service(folder: Path) -> bool:

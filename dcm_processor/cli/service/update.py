@@ -13,7 +13,7 @@ from dcm_processor.cli.service.installing import Chosen, Done, document, install
 from dcm_processor.errors import ServiceError, UsageError
 from dcm_processor.installed import InstalledService
 from dcm_processor.sources.found_services import choose
-from dcm_processor.sources.source import Source, parse
+from dcm_processor.sources.source import parse
 from dcm_processor.store import Store
 
 _EXAMPLES = """\b
@@ -45,7 +45,9 @@ def update(
     documents, failed = [], False
     for asked, names in _by_source(services, source, named=name is not None).items():
         try:
-            done = install_from(store, asked, _installed(names, strict=name is not None), upgrade=upgrade)
+            done = install_from(
+                store, parse(asked, Path.cwd()), _installed(names, strict=name is not None), upgrade=upgrade
+            )
         except (ServiceError, UsageError) as error:
             if name is not None:
                 raise
@@ -56,6 +58,9 @@ def update(
             documents.append(document(each, warnings_of(store, each)))
             if not as_json:
                 click.echo(_said(each))
+        if source is None and (gone := [each for each in names if each not in {one.name for one in done}]):
+            click.echo(f"{', '.join(gone)}: not updated: {asked} no longer holds it", err=True)
+            failed = True
     if as_json:
         show_json(documents if name is None else documents[0])
     see_to_environments(settings(), store, [each["name"] for each in documents], wanted=wait)
@@ -63,14 +68,14 @@ def update(
         ctx.exit(1)
 
 
-def _by_source(services: list[InstalledService], source: str | None, *, named: bool) -> Mapping[Source, list[str]]:
+def _by_source(services: list[InstalledService], source: str | None, *, named: bool) -> Mapping[str, list[str]]:
     """The services that come from each source: each is asked once."""
     if source is not None:
-        return {parse(source, Path.cwd()): [each.name for each in services]}
-    asked: dict[Source, list[str]] = {}
+        return {str(parse(source, Path.cwd())): [each.name for each in services]}
+    asked: dict[str, list[str]] = {}
     for each in services:
         if each.origin is not None:
-            asked.setdefault(parse(each.origin.source, Path("/")), []).append(each.name)
+            asked.setdefault(each.origin.source, []).append(each.name)
         elif named:
             raise UsageError(f"nobody put down where service {each.name} came from; say it with -p SOURCE")
         else:

@@ -193,6 +193,33 @@ def test_an_update_of_all_leaves_one_whose_source_is_gone_and_updates_the_others
     assert there.listed()["gone"]["version"] == version
 
 
+def test_an_update_of_all_says_which_service_its_source_no_longer_holds(there: Installation) -> None:
+    for name in ("brain", "lung"):
+        there.service(name)
+    there.repository.commit()
+    there.done("install", "-p", there.repository.url())
+    shutil.rmtree(there.repository.folder / "brain")
+    (there.repository.folder / "lung" / "module" / "n").write_text("2")
+    there.repository.commit()
+    result = there("update")
+    assert result.exit_code == 1
+    assert result.stderr == f"brain: not updated: {there.repository.url()} no longer holds it\n"
+    assert there.content("lung") == "2"
+    assert "no longer" not in there("update", "-p", there.repository.url()).output
+
+
+def test_an_update_of_all_goes_past_one_whose_source_is_none(there: Installation) -> None:
+    for name in ("brain", "lung"):
+        there.done("install", name, "-p", make_service(there.folder / name, name))
+    (note,) = (there.base / "registry" / ".versions" / "brain").glob("*.json")
+    note.write_text(json.dumps({**json.loads(note.read_text()), "source": "git+ftp://host/brain.git"}))
+    (there.folder / "lung" / "module" / "n").write_text("2")
+    result = there("update")
+    assert (result.exit_code, there.content("lung")) == (1, "2")
+    assert "brain: not updated: git+ftp is no source" in result.stderr
+    assert there("update", "-p", "git+ftp://host/brain.git").exit_code == 2
+
+
 def test_an_update_of_what_is_not_installed_is_refused(there: Installation) -> None:
     there.service("lung")
     there.repository.commit()
@@ -449,6 +476,35 @@ def test_an_archive_is_installed_and_updated(there: Installation, form: str) -> 
     assert " → " in there.done("update", "lung")
     assert there.content("lung") == "2"
     assert there.left_over() == []
+
+
+def test_faults_of_an_archive_name_it_and_not_where_it_was_unpacked(there: Installation) -> None:
+    folder = make_service(there.folder / "made" / "lung", "lung")
+    (folder / "module" / "away").symlink_to("/etc/passwd")
+    archive = shutil.make_archive(str(there.folder / "lung"), "gztar", folder.parent)
+    assert f"{archive}/lung/module/away is a symlink that leads out of" in there.refused("install", "-p", archive)
+    (folder / "module" / "away").unlink()
+    (folder / "module").rename(folder / "modules")
+    shutil.make_archive(str(there.folder / "lung"), "gztar", folder.parent)
+    said = there.refused("install", "lung", "-p", archive)
+    assert f"{archive}/lung has no module/; rename its modules/ to module/" in said
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root reads all, unless by setpriv")
+def test_a_folder_that_cannot_be_read_is_said(there: Installation) -> None:
+    """Also where it is only looked through for services."""
+    make_service(there.folder / "mine" / "lung", "lung")
+    closed = there.folder / "mine" / "closed"
+    closed.mkdir(mode=0o000)
+    without = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    for source, unreadable in ((closed.parent, closed), (closed, closed / "HEAD")):
+        done = subprocess.run(
+            [*without, sys.executable, "-m", "dcm_processor.cli", "service", "install", "-p", source],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"dcm-processor: {source} cannot be had: {unreadable}: Permission denied\n"
+    closed.chmod(0o700)
 
 
 def test_what_is_neither_folder_nor_archive_nor_repository_is_said(there: Installation) -> None:

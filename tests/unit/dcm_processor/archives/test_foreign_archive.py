@@ -57,6 +57,27 @@ def refused(path: Path, match: str) -> None:
     assert sorted(each.name for each in path.parent.iterdir()) == [path.name]
 
 
+def test_a_zip_of_windows_may_have_backslashes_for_slashes(tmp_path: Path) -> None:
+    """PowerShell's Compress-Archive writes it so. What comes from elsewhere may have them in a name."""
+    for system, made in ((0, ["lung", "lung/registry", "lung/registry/a.json"]), (3, [r"lung\registry\a.json"])):
+        info = zipfile.ZipInfo("lung/registry/a.json")
+        info.filename, info.create_system = r"lung\registry\a.json", system
+        target = tmp_path / f"target-{system}"
+        unpack(zip_(tmp_path / f"a-{system}.zip", (info, b"{}")), target)
+        assert sorted(str(path.relative_to(target)) for path in target.rglob("*")) == made
+    info.filename, info.create_system = r"..\evil", 0
+    with pytest.raises(ArchiveError, match="leads out"):
+        unpack(zip_(tmp_path / "evil.zip", (info, b"{}")), tmp_path / "target")
+
+
+def test_what_macos_adds_to_an_archive_is_left_out(tmp_path: Path) -> None:
+    entries = [("lung/a.py", b"x"), ("lung/._a.py", b"\0\5\26\7"), ("._lung", b"\0"), ("__MACOSX/lung/._a.py", b"\0")]
+    for archive in (tar(tmp_path / "a.tar.gz", *entries), zip_(tmp_path / "a.zip", *entries)):
+        target = tmp_path / f"target-{archive.suffix}"
+        unpack(archive, target)
+        assert [path for path in target.rglob("*") if path.is_file()] == [target / "lung" / "a.py"]
+
+
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz", "a.zip"])
 def test_what_the_usual_tools_pack_comes_out_the_same(tmp_path: Path, name: str) -> None:
     """GNU tar and zip: long names, symlinks, modes, empty folders."""
