@@ -31,6 +31,8 @@ _REWIND_SECONDS = 15.0
 _CHUNKS_A_TURN = 16
 _BACKLOG = 64  # reports: with the scheduler away, sending more of the same helps nobody
 _AWAY_SECONDS = 2.0
+_MOST = 200  # folders at a time: each takes a file descriptor, and a process may have few
+_TURN_SECONDS = 30.0  # for which a folder is cared for, where there are more: time to send its outcome again
 
 
 class Outbox:
@@ -40,6 +42,7 @@ class Outbox:
         self._spool = spool
         self._transport = Transport(redis_url)
         self._shipments: dict[str, Shipment] = {}
+        self._last = ""  # that was taken: where there are too many, the others follow by name
         self._busy = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
@@ -64,20 +67,24 @@ class Outbox:
         Raises TransportUnavailableError.
         """
         names = attempts(self._spool)
-        for name in names:
+        waiting = names - self._shipments.keys()
+        for name in sorted(waiting, key=lambda name: (name <= self._last, name)):
+            if len(self._shipments) >= _MOST:
+                break
             with self._busy:
                 self._take(name)
+        full = len(self._shipments) >= _MOST
         for name, shipment in list(self._shipments.items()):
             with self._busy:
-                done = name not in names or self._ship(shipment)
+                done = name not in names or self._ship(shipment) or (full and shipment.had_its_turn())
             if done:
                 shipment.release()
                 del self._shipments[name]
         return bool(names)
 
     def _take(self, name: str) -> None:
-        if name not in self._shipments and (shipment := Shipment.take(self._spool, name, self._transport)):
-            self._shipments[name] = shipment
+        if (shipment := Shipment.take(self._spool, name, self._transport)) is not None:
+            self._shipments[name], self._last = shipment, name
 
     @staticmethod
     def _ship(shipment: "Shipment") -> bool:
@@ -139,6 +146,7 @@ class Shipment:
         self._look_at = 0.0
         self._pause = TICK
         self._report_at: float | None = None
+        self._turn_ends = time.monotonic() + _TURN_SECONDS
 
     @classmethod
     def take(cls, spool: Path, name: str, transport: Transport) -> "Shipment | None":
@@ -153,6 +161,9 @@ class Shipment:
             os.close(lock)
             return None
         return cls(AttemptFolder(spool, name), lock, transport)
+
+    def had_its_turn(self) -> bool:
+        return time.monotonic() > self._turn_ends
 
     def release(self) -> None:
         """Let somebody else care for the folder."""
@@ -239,6 +250,4 @@ class Shipment:
 
     def _age(self) -> float:
         """When anything last happened in a folder without an outcome."""
-        with contextlib.suppress(OSError):
-            return max(entry.stat().st_mtime for entry in os.scandir(self._folder.path))
-        return 0.0
+        return max(entry.stat().st_mtime for entry in os.scandir(self._folder.path))

@@ -228,7 +228,7 @@ class AttemptFolder:
                     place.unlink()
                 service_tree.remove(place)
 
-    # -- for those that come after the horse
+    # -- for those that come after the horse; OSError where something is there and cannot be read
 
     def claim(self) -> Report | None:
         """Whose attempt it is, or None where that is not known (any more)."""
@@ -240,14 +240,14 @@ class AttemptFolder:
 
     def ended_at(self) -> float | None:
         """When the outcome was kept, in seconds since the epoch, or None."""
-        with suppress(OSError), self._outcome.open("rb") as file:
+        with suppress(FileNotFoundError), self._outcome.open("rb") as file:
             if file.read(1) == b"{" and self.outcome() is not None:  # half of one, as a crash leaves it, ends nothing
                 return os.fstat(file.fileno()).st_mtime
         return None
 
     def alive(self) -> bool:
         """Whether the horse or its reaper still lives."""
-        with suppress(OSError):
+        with suppress(FileNotFoundError):
             fd = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -303,7 +303,7 @@ def _names(folder: Path) -> set[str]:
 def _read_report(path: Path) -> Report | None:
     try:
         return Report(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError):
         return None
 
 

@@ -2,18 +2,19 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dcm_processor.outcome import Outcome
-from dcm_processor.transport import LOG_BACKLOG, LOG_CHUNK, LOGS, REPORTS, Report, Transport
+from dcm_processor.transport import LOG_BACKLOG, LOG_CHUNK, LOGS, REPORTS, Report, Transport, parse_report
 from dcm_processor.vocabulary import ExitReason
 from tests.servers import ValkeyServer
 from tests.waiting import wait_until
 from worker import outbox
 from worker.outbox import Outbox
-from worker.spool import AttemptFolder
+from worker.spool import BLANK, AttemptFolder
 
 REPORT = Report("started", "job-1", "claim", "worker", "host")
 
@@ -31,12 +32,13 @@ def shipper(tmp_path: Path, valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatc
     return Outbox(tmp_path, valkey.url)
 
 
-def attempt(spool: Path, *, log: bytes = b"", ended: bool = True) -> AttemptFolder:
+def attempt(spool: Path, *, log: bytes = b"", ended: bool = True, name: str = "job-1") -> AttemptFolder:
     """What a horse leaves that has died since."""
-    folder = AttemptFolder.create(spool, REPORT)
+    report = replace(REPORT, attemptId=name)
+    folder = AttemptFolder.create(spool, report)
     folder.log.write_bytes(log)
     if ended:
-        folder.keep(REPORT, Outcome(ExitReason.DONE))
+        folder.keep(report, Outcome(ExitReason.DONE))
     os.close(folder.lock)
     return folder
 
@@ -224,3 +226,48 @@ def test_the_thread_outlasts_redis(tmp_path: Path, valkey_server: ValkeyServer, 
     finally:
         shipper.stop()
     assert not shipper._thread.is_alive()
+
+
+def test_however_many_wait_few_descriptors_are_open_and_each_has_its_turn(
+    tmp_path: Path, shipper: Outbox, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the scheduler away attempts go on ending; a process may have 1024 files open, or fewer."""
+    monkeypatch.setattr(outbox, "_MOST", 2)
+    monkeypatch.setattr(outbox, "_TURN_SECONDS", 0.4)
+    names = {f"job-{number}" for number in range(7)}
+    for name in names:
+        attempt(tmp_path, log=b"hello", name=name)
+
+    def open_files() -> int:
+        held = (place.resolve() for place in Path("/proc/self/fd").iterdir())
+        return sum(place.name == "shipping" and place.is_relative_to(tmp_path) for place in held)
+
+    def sent() -> set[str]:
+        assert open_files() <= 2
+        return {parse_report(entry).attemptId for _, entry in transport.read({REPORTS: "0"}, block_ms=1)[REPORTS]}
+
+    stepped_until(shipper, lambda: transport.backlog(REPORTS) and sent() == names, 20)
+    transport.forget_attempts(names, acknowledge=True)
+    for name in names:
+        transport.log_taken(name, 5)
+    stepped_until(shipper, lambda: not list(tmp_path.iterdir()), 20)
+    assert open_files() == 0
+
+
+@pytest.mark.parametrize("file", ["outcome.json", "lock"])
+def test_what_cannot_be_read_now_is_not_given_up(
+    tmp_path: Path, shipper: Outbox, transport: Transport, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Not for want of descriptors, nor for a disk that fails: nobody knows whether it ended, or still runs."""
+    monkeypatch.setattr(outbox, "KEEP_SECONDS", 0.0)
+    folder = attempt(tmp_path, log=b"hello", ended=file == "outcome.json")
+    unreadable, aside = folder.path / file, tmp_path / BLANK
+    unreadable.rename(aside)
+    unreadable.mkdir()  # root could read a file of any mode
+    for _ in range(3):
+        shipper.step()
+    unreadable.rmdir()
+    aside.rename(unreadable)
+    assert (folder.path / "log").read_bytes() == b"hello"
+    assert (folder.outcome() is not None) == (file == "outcome.json")
+    assert reports(transport) == 0
