@@ -42,6 +42,11 @@ def scheduler(*, timeout: float = 75) -> "Client":
     return Client(Access.here(_settings(root)), timeout=timeout)
 
 
+def scheduler_elsewhere() -> "Client | None":
+    """A client of the scheduler that the user named; None where it is this installation's."""
+    return None if click.get_current_context().find_root().params["url"] is None else scheduler()
+
+
 def _settings(root: click.Context) -> Settings:
     if root.obj is None:
         root.obj = Settings.load(checkout_from_environment())

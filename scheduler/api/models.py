@@ -383,6 +383,7 @@ class Service(Answer):
     version: str | None = Field(description="The digest of the version that new plans take; null: there is none.")
     installed_at: Moment | None = Field(description="When that version was made the current one.")
     origin: Origin | None = Field(description="Where that version came from; null: nobody put it down.")
+    enabled: bool = Field(description="Whether it is asked for new plans.")
     disabled_since: Moment | None = Field(description="Since when it is asked for no new plan; null: it is asked.")
     versions: list[str] = Field(description="Digests of all versions that are kept, newest first.")
     jobs: list[ServiceJob] = Field(description="The jobs it offers.")

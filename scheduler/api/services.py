@@ -31,6 +31,7 @@ def _service(installed: InstalledService) -> Service:
         version=installed.digest or None,
         installed_at=when(installed.installed_at),
         origin=Origin.model_validate(installed.origin, from_attributes=True) if installed.origin else None,
+        enabled=installed.disabled_since is None,
         disabled_since=when(installed.disabled_since),
         versions=list(installed.versions),
         jobs=[ServiceJob.model_validate(job, from_attributes=True) for job in installed.jobs],

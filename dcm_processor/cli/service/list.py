@@ -1,12 +1,13 @@
 """`dcm-processor service list`."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from dcm_processor.cli.context import settings
+from dcm_processor.cli.context import scheduler_elsewhere, settings
 from dcm_processor.cli.output import json_option, local_time, show_json, show_table
 from dcm_processor.cli.service.document import job_document
 from dcm_processor.environments.environment_state import EnvironmentState, least, states_of
@@ -17,7 +18,7 @@ from dcm_processor.store import Store
 @click.command("list")
 @json_option
 def list_(*, as_json: bool) -> None:
-    """List the installed services: which version, where it came from, and how its environment stands on this host.
+    """List the installed services: which version, where it came from, and how its environment stands on that machine.
 
     SINCE is when that version was made the current one.
 
@@ -26,32 +27,46 @@ def list_(*, as_json: bool) -> None:
       dcm-processor service list
       dcm-processor service list --json
     """
-    store = Store.of(settings())
-    found = store.services()
-    environments = {each.name: _environment(store, each) for each in found}
+    client = scheduler_elsewhere()
+    found = _here(Store.of(settings())) if client is None else client.get("/services")["items"]
     if as_json:
-        show_json([_document(each, environments[each.name]) for each in found])
+        show_json(found)
         return
-    rows = [
-        (
-            each.name,
-            each.digest[:12],
-            each.origin and each.origin.commit and each.origin.commit[:12],
-            each.origin and each.origin.source,
-            local_time(each.installed_at),
-            _word(environments[each.name]),
-            ", ".join(job.job_name for job in each.jobs),
-            _state(each),
+    rows = []
+    for each in found:
+        origin = each["origin"] or {"commit": None, "source": None}
+        rows.append(
+            (
+                each["name"],
+                (each["version"] or "")[:12],
+                (origin["commit"] or "")[:12],
+                origin["source"],
+                local_time(each["installedAt"]),
+                _word(each["environment"]),
+                ", ".join(job["jobName"] for job in each["jobs"]),
+                _state(each),
+            )
         )
-        for each in found
-    ]
     empty = "no service is installed; `bash init.sh` installs the base ones"
     show_table(("SERVICE", "VERSION", "COMMIT", "SOURCE", "SINCE", "ENVIRONMENT", "JOBS", "STATE"), rows, empty)
 
 
-def _state(found: InstalledService) -> str:
-    disabled = () if found.disabled_since is None else (f"disabled since {local_time(found.disabled_since)}",)
-    return "; ".join([*disabled, *map(str, found.faults)]) or "in order"
+def _state(found: Mapping[str, Any]) -> str:
+    since = found["disabledSince"]
+    disabled = () if since is None else (f"disabled since {local_time(since)}",)
+    return "; ".join([*disabled, *found["faults"]]) or "in order"
+
+
+def _word(environment: Mapping[str, Any] | None) -> str:
+    if environment is None:
+        return ""
+    words = {"none": "not built", "failed": f"failed: {environment['reason']}"}
+    return words.get(environment["state"], str(environment["state"]))
+
+
+def _here(store: Store) -> list[dict[str, Any]]:
+    """The services of this machine in the words of the HTTP API: no scheduler need run."""
+    return [_document(each, _environment(store, each)) for each in store.services()]
 
 
 def _environment(store: Store, found: InstalledService) -> EnvironmentState | None:
@@ -62,15 +77,7 @@ def _environment(store: Store, found: InstalledService) -> EnvironmentState | No
     return least(states_of(settings(), module, found.digest, (job.python_version for job in found.jobs)))
 
 
-def _word(environment: EnvironmentState | None) -> str:
-    if environment is None:
-        return ""
-    words = {"none": "not built", "failed": f"failed: {environment.reason}"}
-    return words.get(environment.state, environment.state)
-
-
 def _document(found: InstalledService, environment: EnvironmentState | None) -> dict[str, Any]:
-    """A service in the words of the HTTP API."""
     return {
         "name": found.name,
         "version": found.digest or None,

@@ -1,5 +1,6 @@
 """The command line against a scheduler of another machine: over TLS, with a token from a file."""
 
+import json
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,8 @@ import structlog
 from werkzeug.serving import make_server
 
 from dcm_processor import certificate
+from dcm_processor.cli.service.list import _document
+from dcm_processor.store import Store
 from tests.integration.scheduler.api.stand import Installation
 from tests.servers import free_port
 from tests.unit.dcm_processor.cli.conftest import Cli
@@ -81,6 +84,16 @@ def chosen(there: There, token: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch)
     for key, value in at(there, token).items():
         monkeypatch.setenv(key, value)
     return cli
+
+
+def test_the_services_of_another_machine_are_listed(chosen: Cli, there: There) -> None:
+    assert chosen.done("service", "list", "--json") == "[]\n"
+    there.install("lung")
+    assert chosen.done("service", "list").splitlines()[-1].split("\t")[6] == "lung"
+    (listed,) = json.loads(chosen.done("service", "list", "--json"))
+    (here,) = [_document(each, None) for each in Store.of(there.settings).services()]
+    assert listed.keys() == here.keys()
+    assert [job["jobName"] for job in listed["jobs"]] == ["lung"]
 
 
 def test_a_wrong_token_is_said_and_not_shown(chosen: Cli, token: Path) -> None:
