@@ -1,4 +1,4 @@
-"""A warm start against a cold one: a job that imports numpy, pydicom and SimpleITK, from its dequeue to its first line.
+"""A warm start against a cold one: a job that imports numpy, pydicom and SimpleITK, from its enqueue to its first line.
 
     .venv/bin/python -m benchmarks.warm [--jobs 40]
 
