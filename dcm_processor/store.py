@@ -184,6 +184,7 @@ class Store:
             before, _ = self._files.current()
             for name, version in new.items():
                 self._files.place(name, version.digest, staged[name])
+            for name, version in new.items():
                 self._make_current(name, version.digest, origin)
         return {
             name: Installed(

@@ -76,7 +76,7 @@ class VersionLinks:
         return sorted({name for root in self._roots.values() for name in _names(root / _VERSIONS)})
 
     def versions(self, name: str) -> list[str]:
-        """The versions of a service that are here, the one that was made current last first."""
+        """The versions of a service that are here, the one made current last first, those that never were last."""
         ages: dict[str, float] = {}
         for root in self._roots.values():
             folder = root / _VERSIONS / name
@@ -194,8 +194,11 @@ class VersionLinks:
             service_tree.sync_tree(staged[part])
             place.parent.mkdir(exist_ok=True)
             self._hand_over(place.parent)
+            current_at = 0.0  # never yet; `versions` goes by it
             if place.exists():
+                current_at = place.stat().st_mtime
                 self._trash(part, place)
+            os.utime(staged[part], (current_at, current_at))
             staged[part].rename(place)
             place.chmod(0o755)
             service_tree.sync(place.parent)
@@ -205,11 +208,11 @@ class VersionLinks:
         """Make a version the current one."""
         for part in PARTS:
             if self._pointed(part, name) != digest:
-                os.utime(self.version(part, name, digest))  # `versions` goes by it
                 fresh = self._roots[part] / _VERSIONS / f".link-{uuid.uuid4().hex}"
                 fresh.symlink_to(Path(_VERSIONS, name, digest))
                 self._hand_over(fresh)
                 fresh.rename(self.link(part, name))
+                os.utime(self.version(part, name, digest))  # `versions` goes by it
                 service_tree.sync(self._roots[part])
 
     def put_origin(self, name: str, digest: str, origin: Origin) -> None:

@@ -486,6 +486,15 @@ def test_several_services_of_one_source_are_installed_together_or_not_at_all(the
     assert there.listing() == before
 
 
+def test_where_the_files_of_one_service_cannot_be_written_none_of_its_source_is_installed(there: Installation) -> None:
+    before = there.store.install("a", there.source("a")).digest
+    (there.registry / ".versions" / "b").write_text("in the way")
+    sources = {"a": there.source("a", files={"module/n": ""}), "b": there.source("b")}
+    with pytest.raises(ServiceError, match="services a, b are not installed"):
+        there.store.install_all(sources)
+    assert there.store.current() == {"a": before}
+
+
 def test_two_services_of_one_source_that_want_one_job_name_are_refused(there: Installation) -> None:
     sources = {name: there.source(name, {"jobName": "taken"}) for name in ("one", "two")}
     with pytest.raises(ManifestError, match='job "taken" is there already'):
@@ -547,6 +556,34 @@ def test_a_rollback_makes_the_version_before_current_and_a_second_one_goes_forwa
     assert there.store.installed_digest("temp") == second
     assert there.store.rollback("temp").digest == third
     assert there.store.rollback("temp", first[:5]).digest == first
+
+
+def test_a_rollback_goes_to_no_version_that_never_was_current(there: Installation) -> None:
+    """As an install that was killed may leave one."""
+    _, first, second = versions(there, 3)
+    pristine = shutil.copytree(there.base, there.base.with_name("pristine"), symlinks=True)
+    source = there.source("temp", files={"module/n": "never"})
+    left = 0
+    for step in range(1000):
+        service_tree.remove(there.base)
+        shutil.copytree(pristine, there.base, symlinks=True)
+        status = died_at(step, lambda: there.store.install("temp", source))
+        if there.store.installed_digest("temp") == second:
+            left += len(there.store.services()[0].versions) > 3
+            assert there.store.rollback("temp").digest == first
+        if status == 0:
+            break
+    assert left > 0
+
+
+def test_a_version_that_was_put_right_is_still_the_one_to_go_back_to(there: Installation) -> None:
+    digests = versions(there, 3)
+    changed = there.modules / "temp" / "n"
+    changed.chmod(0o644)
+    changed.write_text("changed")
+    there.store.install("temp", there.source("temp", files={"module/n": "2"}))
+    assert there.store.rollback("temp").digest == digests[1]
+    assert there.store.rollback("temp").digest == digests[2]
 
 
 def test_versions_that_can_be_gone_back_to_outlive_the_collection(there: Installation) -> None:
