@@ -1,5 +1,6 @@
 """A git repository, and a host that serves it over HTTP(S) on the loopback interface (git-http-backend(1))."""
 
+import base64
 import os
 import ssl
 import subprocess
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+_READER = base64.b64encode(b"reader:secret").decode()
 _IDENTITY = ("-c", "user.name=Somebody", "-c", "user.email=somebody@example.org", "-c", "protocol.file.allow=always")
 
 
@@ -70,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes) -> None:
         self.asked.append(self.path)
-        if self.private:
+        if self.private and self.headers.get("Authorization") != f"Basic {_READER}":
             self.send_response(401)
             self.send_header("WWW-Authenticate", 'Basic realm="private"')
             self.send_header("Content-Length", "0")
@@ -122,7 +124,10 @@ class Host:
 
 @contextmanager
 def serving(root: Path, *, private: bool = False, tls: Path | None = None) -> Iterator[Host]:
-    """Serve the repositories in a folder; `private`: to nobody; `tls`: a folder with server.crt and server.key."""
+    """Serve the repositories in a folder; `tls`: a folder with server.crt and server.key.
+
+    `private`: to the user `reader` with the password `secret`, and nobody else.
+    """
     asked: list[str] = []
     handler = type("Handler", (_Handler,), {"root": root, "private": private, "asked": asked})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -36,6 +36,8 @@ _CHUNK = 256 * 1024
 _LISTING = 64 * 1024**2
 _LINK_BYTES = 4096
 _KEPT_VARIABLES = ("PATH", "HOME", "XDG_CONFIG_HOME", "USER", "LOGNAME", "TMPDIR", "SSH_AUTH_SOCK", "SSL_CERT_FILE")
+# Where credential helpers find what they keep: a cache, a keyring, a store that gpg opens.
+_OF_HELPERS = ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "GNUPGHOME")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _SETTINGS = (
     "core.hooksPath=/dev/null",
@@ -152,11 +154,14 @@ class _Git:
         self.store = place / "git"
         self._said = place / "said"
         self._env = _environment(environ)
+        self._ssh = environ.get("GIT_SSH_COMMAND")
         self._ends = time.monotonic() + SECONDS
 
     def fetch(self) -> str:
         """Have what was asked for in the store; returns the commit that it is."""
         ref = self._repository.ref
+        ssh = self._ssh or self.run("config", "--default", "ssh", "--get", "core.sshCommand").decode()
+        self._env["GIT_SSH_COMMAND"] = f"{ssh} -o BatchMode=yes -o ConnectTimeout=30"
         try:
             self._fetch("--depth=1", "--", self._repository.url, ref or "HEAD")
             wanted = "FETCH_HEAD"
@@ -258,14 +263,13 @@ class _Git:
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
     """What git finds: who its user is, the network, and nothing that changes what it does."""
-    kept = {key: environ[key] for key in (*_KEPT_VARIABLES, *_PROXIES) if key in environ}
+    kept = {key: environ[key] for key in (*_KEPT_VARIABLES, *_OF_HELPERS, *_PROXIES) if key in environ}
     kept |= {key: environ[key] for key in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "GIT_SSL_CAINFO") if key in environ}
     return kept | {
         "LC_ALL": "C",
         "GIT_TERMINAL_PROMPT": "0",
         "GCM_INTERACTIVE": "never",
         "GIT_ALLOW_PROTOCOL": "file:http:https:ssh",
-        "GIT_SSH_COMMAND": f"{environ.get('GIT_SSH_COMMAND') or 'ssh'} -o BatchMode=yes -o ConnectTimeout=30",
         "GIT_HTTP_LOW_SPEED_LIMIT": "1",
         "GIT_HTTP_LOW_SPEED_TIME": "60",
     }

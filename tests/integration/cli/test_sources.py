@@ -447,14 +447,38 @@ def test_the_proxy_of_the_settings_is_asked_but_for_no_proxy(
         assert "name is not known here" in there.refused("update", "lung")
 
 
-def test_ssh_is_called_so_that_it_asks_nobody(there: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a stand-in for ssh that runs the host's side here."""
+def test_a_credential_helper_of_the_user_who_installs_is_asked(
+    there: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here git's cache, whose socket lies where XDG_CACHE_HOME says."""
+    cache = there.folder / "c"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    (there.folder / "home" / ".gitconfig").write_text("[credential]\n\thelper = cache\n")
+    there.service("lung")
+    there.repository.commit()
+    with serving(there.repository.bare.parent, private=True) as host:
+        known = f"protocol=http\nhost=localhost:{host.port}\nusername=reader\npassword=secret\n"
+        try:
+            subprocess.run(["git", "credential", "approve"], input=known, text=True, timeout=60, check=True)
+            there.done("install", "lung", "-p", host.url("services.git"))
+        finally:
+            subprocess.run(["git", "credential-cache", "exit"], timeout=60, check=True)
+    assert not any(b"secret" in path.read_bytes() for path in there.base.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("by", ["environment", "configuration"])
+def test_ssh_is_called_so_that_it_asks_nobody(there: Installation, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """By a stand-in for ssh that runs the host's side here, named as git takes it."""
     there.service("lung")
     there.repository.commit("v1")
     ssh = there.folder / "ssh"
     ssh.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{there.folder}/called\nfor last; do :; done\nexec sh -c "$last"\n')
     ssh.chmod(0o755)
-    monkeypatch.setenv("GIT_SSH_COMMAND", f"{ssh} -i key")
+    if by == "environment":
+        monkeypatch.setenv("GIT_SSH_COMMAND", f"{ssh} -i key")
+    else:
+        monkeypatch.delenv("GIT_SSH_COMMAND", raising=False)
+        (there.folder / "home" / ".gitconfig").write_text(f"[core]\n\tsshCommand = {ssh} -i key\n")
     there.done("install", "lung", "-p", f"git+ssh://git@host.example:2222{there.repository.bare}@v1")
     called = (there.folder / "called").read_text().splitlines()
     assert called[:4] == ["-i", "key", "-o", "BatchMode=yes"]
