@@ -283,16 +283,23 @@ def _defined(path: Path) -> set[str]:
 # -- calling it, and what comes back
 
 
+_LATER = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+
+
 def call(function: Callable[..., Any], **offered: Any) -> Any:
     """Call by keyword with what the function names of `offered`, or with all of it where it takes `**kwargs`.
 
-    Raises TypeError that says which parameter cannot be given.
+    Raises TypeError that says which parameter cannot be given, or that a call alone would run nothing.
     """
     return function(**fitting(function, offered))
 
 
 def fitting(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
     """What `call` gives a function; raises TypeError as it does."""
+    if any(kind(function) for kind in _LATER):
+        raise TypeError(
+            f"{_name(function)} is async or has a `yield`, so a call of it does nothing; make it a plain function"
+        )
     given: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:

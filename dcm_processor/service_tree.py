@@ -202,6 +202,16 @@ def sync(path: Path) -> None:
         os.close(opened)
 
 
+def move(path: Path, to: Path) -> None:
+    """Rename; that of a folder into another one takes the right to write to it, which a job may have taken away.
+
+    Raises OSError.
+    """
+    if path.is_dir() and not path.is_symlink():
+        path.chmod(path.stat().st_mode | 0o700)
+    path.rename(to)
+
+
 def remove(folder: Path) -> None:
     """Delete a folder, however deep it is and whatever its folders' modes are; symlinks are deleted, never followed.
 

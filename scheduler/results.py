@@ -27,7 +27,7 @@ from dcm_processor.archives.unpacking import unpack
 from dcm_processor.errors import DataFullError, TransientError
 from dcm_processor.ledger import Ledger, attempts
 from dcm_processor.plan_view import result_folder
-from dcm_processor.service_tree import remove, sync
+from dcm_processor.service_tree import move, remove, sync
 
 log = structlog.get_logger()
 
@@ -123,7 +123,7 @@ class Results:
             return
         if os.path.lexists(place):
             _put_aside(made, place)
-        _move(made, place)
+        move(made, place)
 
     @contextmanager
     def _publishing(self) -> Iterator[None]:
@@ -240,11 +240,4 @@ def _put_aside(made: Path, path: Path) -> None:
     elif os.path.lexists(aside):
         aside.unlink()
     aside.parent.mkdir(parents=True, exist_ok=True)
-    _move(path, aside)
-
-
-def _move(path: Path, to: Path) -> None:
-    """Rename; that of a folder into another one takes the right to write to it, which a job may have taken away."""
-    if _is_folder(path):
-        path.chmod(path.stat().st_mode | 0o700)
-    path.rename(to)
+    move(path, aside)

@@ -69,8 +69,17 @@ class _Nouns(LazyGroup):
             click.echo(f"dcm-processor: this needs the server's parts: {_EXTRA}", err=True)
             ctx.exit(1)
         except DcmProcessorError as error:
-            click.echo(f"dcm-processor: {error}", err=True)
+            _complain(error)
             ctx.exit(2 if isinstance(error, UsageError) else 1)
+        except OSError as error:  # a disk that is full, a folder that is not ours
+            _complain(f"{error.filename}: {error.strerror}" if error.filename else error)
+            ctx.exit(1)
+
+
+def _complain(what: object) -> None:
+    from dcm_processor.cli.output import printable  # noqa: PLC0415 - rich, which `--help` need not wait for
+
+    click.echo(f"dcm-processor: {printable(what)}", err=True)
 
 
 @click.group(cls=_Nouns, package=__name__, lazy=_NOUNS, context_settings={"help_option_names": ["-h", "--help"]})

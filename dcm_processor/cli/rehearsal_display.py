@@ -21,9 +21,11 @@ _NAMED = 20
 """Files of a job, and DICOM files that were rejected, that are named."""
 
 
-def tidy_up_on_sigterm() -> None:
-    """Have SIGTERM end this program as an error does: with its jobs, and the copies of DICOM files, gone."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def tidy_up_when_ended() -> None:
+    """Have SIGTERM and a closed terminal end this program as an error does: with its jobs and copies of DICOM gone."""
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(end) is not signal.SIG_IGN:  # as by nohup
+            signal.signal(end, lambda number, _: sys.exit(128 + number))
 
 
 class LogDisplay(Display):
@@ -66,7 +68,7 @@ class LogDisplay(Display):
         if job.outcome is not None and "peakMemory" in job.outcome.details:
             words.append(f"peak memory {size(job.outcome.details['peakMemory'])}")
         if job.state != JobState.FINISHED and job.reason:
-            words.append(job.reason)
+            words.append(printable(job.reason))
         self._say(", ".join(words), fg=_COLOURS.get(job.state))  # type: ignore[call-overload]
         if job.outcome is not None and (tail := job.outcome.details.get("buildLog")):
             self._say(_indented(str(tail)), dim=True)

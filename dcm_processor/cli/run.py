@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, show_json, show_table
-from dcm_processor.cli.rehearsal_display import document, named, size, tell, tidy_up_on_sigterm
+from dcm_processor.cli.rehearsal_display import document, named, size, tell, tidy_up_when_ended
 from dcm_processor.errors import UsageError
 from dcm_processor.plan import Plan, PlannedJob
 from dcm_processor.rehearsal.bench import Display, Job, Rehearsed
@@ -55,7 +55,7 @@ def run(paths: Sequence[Path], services: Sequence[Path], output: Path, *, as_jso
     dicom = [path for path in paths if path not in beside]
     if not dicom:
         raise UsageError("no DICOM is named: `dcm-processor run FOLDER --services DIR…`")
-    tidy_up_on_sigterm()
+    tidy_up_when_ended()
     request = Request([*services, *beside], dicom, results=output)
     with (
         _Shown(Console(stderr=True)) as shown,

@@ -2,12 +2,12 @@
 
     folder ▶ studies ▶ headers ▶ callbacks ▶ plan ▶ advance ▶ worker functions ▶ results
 
-The store, the copies of the DICOM files and the work of jobs lie in a temporary folder that goes at the end; the
-environments stay (`home`). Each job has one attempt: what is to be tried again on the platform ends here as it is.
+The store, the copies of the DICOM files and the work of jobs lie in a temporary folder: what is of one study goes when
+that has ended, the rest at the end; the environments stay (`home`). Each job has one attempt: what is to be tried again
+on the platform ends here as it is.
 """
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -118,6 +118,7 @@ class Bench:
         )
         self.store = Store.of(self.own)
         self.kept = self.results or self.own.data / "results"
+        self.attempts = self.kept / ".attempts"  # where a rename makes results of it: TMPDIR may be another disk
         self._paths: dict[str, str] = {}
 
     def __enter__(self) -> Self:
@@ -149,8 +150,17 @@ class Bench:
     def rehearse(self, study: Study) -> Rehearsed:
         """Plan the study with what is installed, and run the plan to its end.
 
-        Raises PermanentError for DICOM files that cannot be read, OSError where the disk fails.
+        Raises PermanentError for DICOM files that cannot be read, OSError where the disk fails, or takes no results.
         """
+        self.attempts.mkdir(parents=True, exist_ok=True)  # fails, if it does, before hours of work
+        try:
+            return self._rehearse(study)
+        finally:
+            for place in (self.attempts, self.own.data, self.own.logs, self.folder / "scratch"):
+                with suppress(OSError):  # it is not there, or a job has left what cannot be deleted
+                    service_tree.remove(place)
+
+    def _rehearse(self, study: Study) -> Rehearsed:
         registry = self.store.load()
         selected = self.own.HEADER_FIELDS
         headers = study.headers(selected)
@@ -227,9 +237,8 @@ class _Run:
         if self._dicom is None:
             self._dicom = lay_out(self._study, settings.data)
         attempt = identity.attempt_id(job_id, 1)
-        left, log = settings.data / "attempts" / attempt, settings.logs / f"{attempt}.log"
-        for place in (left.parent, log.parent):
-            place.mkdir(parents=True, exist_ok=True)
+        left, log = bench.attempts / attempt, settings.logs / f"{attempt}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
         began: list[float] = []
 
         def on_message(message: dict[str, Any]) -> None:
@@ -311,7 +320,7 @@ class _Run:
             return left
         target = self._place(result_folder(self._rows[job_id]))
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(left, target)
+        service_tree.move(left, target)
         return target
 
 

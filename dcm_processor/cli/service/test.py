@@ -7,7 +7,7 @@ import click
 
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, show_json
-from dcm_processor.cli.rehearsal_display import LogDisplay, document, tell, tidy_up_on_sigterm
+from dcm_processor.cli.rehearsal_display import LogDisplay, document, tell, tidy_up_when_ended
 from dcm_processor.cli.service.document import FOLDER
 from dcm_processor.rehearsal.whole import Request, rehearsal
 from dcm_processor.vocabulary import JobState
@@ -38,7 +38,7 @@ def test(
       dcm-processor service test volume --dicom scans/patient1 -o out
       dcm-processor service test volume --with services/dcm2nii --dicom study.zip --json
     """
-    tidy_up_on_sigterm()
+    tidy_up_when_ended()
     request = Request([path, *others], dicom, name, output)
     with rehearsal(request, settings(), LogDisplay(err=as_json)) as ready:
         tell(ready.warnings, ready.rejected)

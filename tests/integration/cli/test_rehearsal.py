@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -246,6 +247,48 @@ def test_a_folder_that_holds_something_is_not_written_to(author: Author) -> None
 
 
 @pytest.mark.usefixtures("study")
+def test_results_that_have_no_place_are_said_before_anything_runs(author: Author) -> None:
+    (author.folder / "file").touch()
+    folder = author.service("demo", worker="def worker(): print('at work')\n")
+    out, err = author("service", "test", folder, "--dicom", "dicom", "-o", "file/out", status=1)
+    assert "at work" not in out
+    assert err.startswith(f"dcm-processor: {author.folder / 'file/out'}")
+    assert err.endswith(": Not a directory\n")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("study")
+def test_whatever_a_job_left_is_kept_also_on_another_disk(author: Author) -> None:
+    leaves = """
+        import os, shutil
+        def worker(dicom_dir, output_dir):
+            shutil.copytree(dicom_dir, os.path.join(output_dir, "dicom"))  # its folders are read-only
+            os.mkfifo(os.path.join(output_dir, "pipe"))
+            os.chmod(output_dir, 0o500)
+    """
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        jobs = author.jobs("run", "dicom", "-s", author.service("demo", worker=leaves), "-o", "out", TMPDIR=other)
+        assert not list(Path(other).iterdir())
+    assert [job["state"] for job in jobs] == ["finished"]
+    assert len(list((author.folder / "out").glob("*/demo/dicom/*/*.dcm"))) == 3
+    assert {path.name for path in (author.folder / "out").iterdir()} == {"logs", jobs[0]["folder"].split("/")[-2]}
+
+
+def test_studies_that_have_ended_take_no_room(author: Author, study: StudyFiles) -> None:
+    make_study(author.folder / "dicom" / "more", [{"Modality": "CT", "instances": 1}], PatientID="TEST-2")
+    counts = "import os\ndef worker(dicom_dir): print(len(os.listdir(os.path.dirname(dicom_dir))), 'here')\n"
+    out, _ = author("service", "test", author.service("demo", worker=counts), "--dicom", "dicom")
+    assert [line for line in out.splitlines() if line.endswith(" here")] == ["1 here", "1 here"], study.study_id
+
+
+@pytest.mark.usefixtures("study")
+def test_what_a_function_raised_reaches_no_terminal_with_its_control_characters(author: Author) -> None:
+    raises = "def worker(): raise ValueError('\\u202e\\x9b2J')\n"
+    out, _ = author("service", "test", author.service("demo", worker=raises), "--dicom", "dicom", status=1)
+    assert not {"\u202e", "\x9b"} & set(out)
+
+
+@pytest.mark.usefixtures("study")
 def test_faults_of_a_service_are_said_and_nothing_runs(author: Author) -> None:
     _, err = author("service", "test", author.service("demo", {"timeout": "soon"}), "--dicom", "dicom", status=1)
     assert "registry/settings.json: [0].timeout: must be seconds" in err
@@ -324,7 +367,7 @@ def sleeping(author: Author, study: StudyFiles) -> Iterator[tuple[subprocess.Pop
         running.kill()
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_when_it_is_interrupted_or_killed_no_process_is_left(
     author: Author, sleeping: tuple[subprocess.Popen[str], Sequence[int]], end: signal.Signals
 ) -> None:

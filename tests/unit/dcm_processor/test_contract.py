@@ -7,7 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -300,6 +300,19 @@ def test_methods_partials_and_decorated_functions_can_be_called() -> None:
 def test_a_parameter_nobody_offers_is_named() -> None:
     with pytest.raises(TypeError, match=r"requires 'added_parms'; it can have .*; did you mean 'added_params'\?"):
         call(lambda added_parms: None, jobName="", added_params={})
+
+
+async def _asynchronous(**kwargs: Any) -> None: ...
+
+
+def _generator(**kwargs: Any) -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("function", [_asynchronous, _generator])
+def test_a_function_that_a_call_would_not_run_is_refused(function: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match="is async or has a `yield`, so a call of it does nothing"):
+        call(function, jobName="a")
 
 
 def test_a_parameter_by_position_only_is_named() -> None:
