@@ -45,3 +45,8 @@ class InstalledService:
     faults: tuple[Fault, ...]
     origin: Origin | None
     disabled_since: float | None
+
+    @property
+    def pythons(self) -> tuple[str | None, ...]:
+        """The Pythons (`pythonVersion`) for which its jobs call for an environment; disabled ones call for none."""
+        return tuple(dict.fromkeys(job.python_version for job in self.jobs if not job.disabled))

@@ -99,18 +99,18 @@ class Prebuilder:
 
 
 def wanted(settings: Settings, store: Store) -> Iterator[Wanted]:
-    """The environments of the current versions of all services that are not disabled, and whose script.sh has run.
+    """The environments of the current versions of all services, but for disabled ones, whose script.sh has run.
 
     Raises ServiceError where the services cannot be read; one whose files cannot be is for its jobs to tell.
     """
     scripts = Scripts(settings)
     for service in store.services():
-        if not service.digest or service.disabled_since is not None:
+        if not service.pythons:
             continue
         if settings.runs_scripts and not _script_has_run(scripts, service.name, service.digest):
             continue
         module = store.module_folder(service.name, service.digest)
-        for python in dict.fromkeys(job.python_version for job in service.jobs if not job.disabled):
+        for python in service.pythons:
             with suppress(OSError):
                 key = recipe(settings, module, service.digest, python).key
                 yield Wanted(module, service.digest, python, service.name, key)

@@ -23,8 +23,7 @@ def _service(installed: InstalledService) -> Service:
     environment = None
     if installed.digest:
         module = parts().store.module_folder(installed.name, installed.digest)
-        pythons = [job.python_version for job in installed.jobs]
-        if (state := least(states_of(parts().settings, module, installed.digest, pythons))) is not None:
+        if (state := least(states_of(parts().settings, module, installed.digest, installed.pythons))) is not None:
             environment = Environment(state=state.state, key=state.key, reason=state.reason)
     return Service(
         name=installed.name,

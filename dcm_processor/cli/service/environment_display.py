@@ -40,7 +40,7 @@ _BEGIN_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class ServiceEnvironment:
-    """How the environments of a service stand; `states` has one for each Python that its jobs ask for."""
+    """How the environments of a service stand; `states` has one for each Python that its jobs call for."""
 
     service: str
     states: tuple[EnvironmentState, ...]
@@ -56,8 +56,8 @@ def environments_of(settings: Settings, store: Store, names: Collection[str]) ->
     for service in store.services():
         if service.name in names and service.digest:
             module = store.module_folder(service.name, service.digest)
-            pythons = [job.python_version for job in service.jobs]
-            found.append(ServiceEnvironment(service.name, tuple(states_of(settings, module, service.digest, pythons))))
+            states = states_of(settings, module, service.digest, service.pythons)
+            found.append(ServiceEnvironment(service.name, tuple(states)))
     return found
 
 
@@ -132,7 +132,7 @@ def _report(settings: Settings, found: Collection[ServiceEnvironment]) -> None:
 def _warn_of_pythons(settings: Settings, store: Store, names: Collection[str]) -> None:
     """Nobody waits for a build that would tell."""
     for service in (service for service in store.services() if service.name in names):
-        for version in dict.fromkeys(job.python_version for job in service.jobs if job.python_version is not None):
+        for version in filter(None, service.pythons):
             try:
                 find_python(version, of_build(settings, os.environ))
             except ServiceError as error:

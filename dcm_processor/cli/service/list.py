@@ -70,11 +70,11 @@ def _here(store: Store) -> list[dict[str, Any]]:
 
 
 def _environment(store: Store, found: InstalledService) -> EnvironmentState | None:
-    """How the environment stands that its jobs run in; None where there is no version."""
+    """How the environment stands that its jobs run in; None where they call for none."""
     if not found.digest:
         return None
     module = store.module_folder(found.name, found.digest)
-    return least(states_of(settings(), module, found.digest, (job.python_version for job in found.jobs)))
+    return least(states_of(settings(), module, found.digest, found.pythons))
 
 
 def _document(found: InstalledService, environment: EnvironmentState | None) -> dict[str, Any]:

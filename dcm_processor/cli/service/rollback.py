@@ -17,10 +17,6 @@ def rollback(name: str, to: str | None, *, as_json: bool) -> None:
     """Go back to the version that was current before. Jobs that run, or wait, keep the version they were planned with.
 
     A second rollback goes forward again. The last three versions before the current one are kept.
-
-    \b
-    Examples:
-      dcm-processor service rollback lungs
     """
     rolled = Store.of(settings()).rollback(name, to)
     warnings = [str(warning) for warning in rolled.warnings]

@@ -104,6 +104,17 @@ def test_where_no_worker_runs_nobody_waits(site: Stand, tmp_path: Path) -> None:
     assert listed(site)["state"] == "none"
 
 
+def test_nobody_waits_for_what_no_job_will_need(site: Stand, tmp_path: Path) -> None:
+    """Workers do not build it."""
+    site.start()
+    site.logged("serving")
+    folder = source(tmp_path, "tiny-one\n", disabled=True, pythonVersion="3.99")
+    done = cli(site, "service", "install", "svc", "-p", folder, "--wait")
+    assert (done.returncode, done.stderr) == (0, "")
+    (service,) = json.loads(cli(site, "service", "list", "--json").stdout)
+    assert service["environment"] is None
+
+
 def test_a_python_that_is_not_here_is_told_at_the_install(site: Stand, tmp_path: Path) -> None:
     """Without a worker to build: as a warning, since its host may have it."""
     folder = source(tmp_path, "", pythonVersion="3.99")
