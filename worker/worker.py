@@ -114,6 +114,7 @@ class AttemptWorker(Worker):
         if now >= self._beat_at:
             self._beat_at = now + _BEAT_SECONDS
             self.heartbeat()
+            self.set_state(WorkerStatus.IDLE)  # Redis may have missed it, or been emptied
             show_alive(self._settings.ALIVE_FILE)
             self._register_again()
             self._prebuilder.look()
@@ -192,6 +193,8 @@ class AttemptWorker(Worker):
         finally:
             if self._horse_status:
                 self._bury(job.id)
+            self.executions.clear()  # one that Redis did not take would pass for the next attempt's
+            self._drop_spare()  # where it still waits: once reaped, its pid may be somebody else's
             reaper.reap()  # of what was kept warm some may have ended
             self._beat_at = 0.0
 

@@ -14,6 +14,7 @@ import pytest
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq.worker import Worker
 
 from dcm_processor.identity import split_attempt_id
 from dcm_processor.outcome import Outcome
@@ -134,6 +135,10 @@ class Stand:
 
     def rq_job(self, attempt_id: str = "job-1") -> Job:
         return Job.fetch(attempt_id, connection=self.transport.redis, serializer=JSONSerializer)
+
+    def rq_states(self) -> list[str]:
+        """The states of all workers that RQ's tools show."""
+        return [worker.get_state() for worker in Worker.all(connection=self.transport.redis)]
 
     # -- what the host shows
 

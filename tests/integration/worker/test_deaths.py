@@ -93,6 +93,34 @@ def test_a_horse_that_stands_still_before_its_attempt_comes_is_made_to_go_on(sta
     assert stand.outcome(seconds=20).exitReason is ExitReason.DONE
 
 
+REDIS_IS_AWAY_ONCE = """
+import os, redis, rq.worker.base
+prepare = rq.worker.base.prepare_execution
+def prepare_and_fail(worker, job):
+    prepare(worker, job)
+    rq.worker.base.prepare_execution = prepare
+    os.kill(worker._spare.pid, 9)
+    os.waitid(os.P_PID, worker._spare.pid, os.WEXITED | os.WNOWAIT)
+    raise redis.TimeoutError
+rq.worker.base.prepare_execution = prepare_and_fail
+"""
+
+
+def test_redis_away_as_an_attempt_begins_and_a_horse_that_dies_meanwhile_spoil_no_later_one(stand: Stand) -> None:
+    """The execution that RQ has noted by then is not taken for that of the next attempt, nor a pid for the horse's."""
+    stand.service(SLOW)
+    stand.start(REDIS_IS_AWAY_ONCE)
+    stand.enqueue("job-1")
+    stand.logged("RQ's books could not be kept")
+    wait_until(lambda: stand.rq_states() == ["idle"], what="RQ's tools show an idle worker")
+    stand.enqueue("job-2", params={"seconds": 0})
+    assert stand.outcome("job-2").exitReason is ExitReason.DONE
+    wait_until(lambda: stand.rq_job("job-2").get_status() == "finished", what="RQ is done")
+    running = stand.transport.redis.zrange("rq:wip:default", 0, -1)
+    assert [entry.split(b":")[0] for entry in running] == [b"job-1"]
+    assert [line["message"] for line in stand.worker_log() if "failed" in line["message"]] == []
+
+
 def test_a_worker_that_ends_leaves_no_horse_and_no_folder(stand: Stand) -> None:
     stand.service(SLOW)
     worker = stand.start()
@@ -275,7 +303,7 @@ def test_a_worker_waits_for_redis_and_outlasts_it(stand: Stand, own_valkey: Valk
     assert worker.poll() is None
     stand.enqueue("job-3", params={"seconds": 0})
     assert stand.outcome("job-3", 15).exitReason is ExitReason.DONE
-    wait_until(lambda: len(stand.transport.redis.smembers("rq:workers")) == 1, 15, "RQ's tools show the worker again")
+    wait_until(lambda: stand.rq_states() == ["idle"], 15, "RQ's tools show the worker again")
 
 
 def test_an_outcome_survives_redis_being_away_at_the_end(stand: Stand, own_valkey: ValkeyServer) -> None:
