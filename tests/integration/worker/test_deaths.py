@@ -78,6 +78,7 @@ def test_a_horse_that_dies_before_its_attempt_comes_costs_nothing(stand: Stand) 
     stand.logged("serving")
     waiting = horse_of(worker)
     os.kill(waiting, signal.SIGKILL)
+    wait_until(lambda: gone(waiting), what="it is dead before it can be told anything")
     stand.enqueue(params={"seconds": 0})
     assert stand.outcome().exitReason is ExitReason.DONE
     assert not (Path("/proc") / str(waiting)).exists()
