@@ -290,7 +290,8 @@ def clear_blanks(spool: Path) -> None:
     Raises OSError.
     """
     for name in _names(spool / BLANK):
-        AttemptFolder(spool / BLANK, name).remove()
+        with suppress(NotADirectoryError):  # a worker of the version before took this for an attempt's folder
+            AttemptFolder(spool / BLANK, name).remove()
 
 
 def _names(folder: Path) -> set[str]:

@@ -257,6 +257,15 @@ def test_blank_folders_that_nobody_holds_go(tmp_path: Path) -> None:
         os.close(folder.lock)
 
 
+def test_a_file_among_the_blank_folders_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Workers of an earlier version, which an update ends one after the other, lock all there is in the spool."""
+    (tmp_path / BLANK).mkdir()
+    (tmp_path / BLANK / "shipping").touch()
+    blank = AttemptFolder.blank(tmp_path)
+    assert blank is not None
+    os.close(blank.lock)
+
+
 def test_there_is_no_blank_folder_where_the_disk_takes_none(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("in the way")
     assert AttemptFolder.blank(tmp_path / "spool") is None
