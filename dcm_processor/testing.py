@@ -18,7 +18,7 @@ __all__ = ["Rehearsed", "rehearse"]
 
 
 def rehearse(
-    service: Path, *, dicom: Sequence[Path] = (), others: Sequence[Path] = (), results: Path
+    service: str | Path, *, dicom: Sequence[str | Path] = (), others: Sequence[str | Path] = (), results: str | Path
 ) -> tuple[Rehearsed, ...]:
     """Run the service whose source folder this is, with `others`, on all studies in `dicom`.
 
@@ -26,6 +26,6 @@ def rehearse(
     `results` is a folder that is empty or not there. Raises DcmProcessorError where that cannot be done; what goes
     wrong in a job is in its `state`, `reason` and `outcome`.
     """
-    request = Request([service, *others], dicom, results=results)
+    request = Request([*map(Path, (service, *others))], [*map(Path, dicom)], results=Path(results))
     with rehearsal(request, Settings.load(checkout_from_environment())) as ready:
         return tuple(ready)

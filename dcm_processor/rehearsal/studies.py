@@ -1,13 +1,14 @@
 """The studies in a folder of DICOM, as Orthanc would hold them: its identifiers, its order, and the same headers."""
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 
 from dcm_processor import identity
 from dcm_processor.dicomfiles import DicomFile, Reader, Refusal, find_dicom
@@ -117,7 +118,7 @@ def lay_out(study: Study, data: Path) -> Path:
                 if file.is_sendable_as_is:
                     shutil.copyfile(file.path, target)
                 else:
-                    reader.read(file).save_as(target, enforce_file_format=True)
+                    _write(reader.read(file), target)
                 target.chmod(0o444)
             folder.chmod(0o555)
     top.chmod(0o555)
@@ -131,7 +132,19 @@ def _dataset(file: DicomFile, reader: Reader) -> Dataset:
             with file.path.open("rb") as opened:
                 return read_dataset(opened)
         whole = BytesIO()
-        reader.read(file).save_as(whole, enforce_file_format=True)
+        _write(reader.read(file), whole)
         return read_dataset(BytesIO(whole.getvalue()))
     except OSError as error:
         raise PermanentError(f"cannot be read: {error.strerror or type(error).__name__}") from None
+
+
+def _write(dataset: FileDataset, target: Path | BytesIO) -> None:
+    """Write it as PS3.10 wants it. Raises PermanentError for what no file can hold, OSError where the disk fails."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote values of elements
+            dataset.save_as(target, enforce_file_format=True)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - pydicom raises whatever the broken content led to
+        raise PermanentError(f"damaged: cannot be written as DICOM ({type(error).__name__})") from None

@@ -123,6 +123,14 @@ def test_a_new_service_passes_its_own_test(author: Author) -> None:
     assert len(list((author.folder / "out").glob("*/volume-2/summary.json"))) == 2
 
 
+@pytest.mark.usefixtures("study")
+def test_paths_of_a_test_of_ones_own_may_be_texts(author: Author) -> None:
+    author.service("demo")
+    code = "from dcm_processor.testing import rehearse; rehearse('demo', dicom=['dicom'], results='out')"
+    subprocess.run([sys.executable, "-c", code], env=author.env, cwd=author.folder, check=True, timeout=240)
+    assert len(list((author.folder / "out").glob("*/demo/result.txt"))) == 1
+
+
 def test_the_template_itself_passes(author: Author) -> None:
     temp = Path(__file__).parents[3] / "services" / "temp"
     assert {job["state"] for job in author.jobs("service", "test", temp)} == {"finished"}

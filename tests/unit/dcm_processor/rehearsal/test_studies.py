@@ -49,3 +49,16 @@ def test_files_are_laid_out_as_a_worker_has_them_and_nobody_may_write_them(tmp_p
     assert {path.read_bytes() for path in laid.values()} == {path.read_bytes() for path in made.files}
     assert {path.stat().st_mode & 0o222 for path in [top, *top.rglob("*")]} == {0}
     service_tree.remove(tmp_path / "data")
+
+
+def test_a_dataset_that_cannot_be_written_as_a_file_costs_the_others_nothing(tmp_path: Path) -> None:
+    study = make_study(tmp_path, [{"instances": 2}])
+    whole = study.files[0].read_bytes()
+    bare = whole[144 + int.from_bytes(whole[140:144], "little") :]
+    modality = bare.index(b"\x08\x00\x60\x00CS")
+    command = b"\0\0\0\0UL\4\0" + bytes(4)  # of a group that no file has (PS3.10 7.1)
+    study.files[0].write_bytes(bare[:modality] + command + bare[modality:])
+    studies = studies_in([tmp_path])
+    assert [each.number_of_instances for each in studies.found] == [1]
+    [refusal] = studies.rejected
+    assert refusal.reason.startswith("damaged: cannot be written as DICOM (")
