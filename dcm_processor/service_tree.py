@@ -137,14 +137,19 @@ def copy(sources: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
     Raises ServiceError as `entries` does, and OSError.
     """
     for part in PARTS:
-        targets[part].mkdir(parents=True)
-        for entry in entries(sources[part]):
-            target = targets[part] / entry.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if entry.target is not None:
-                target.symlink_to(entry.target)
-            else:
-                _copy_file(sources[part] / entry.path, target)
+        copy_folder(sources[part], targets[part])
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy the entries of one folder, as `copy` does."""
+    target.mkdir(parents=True)
+    for entry in entries(source):
+        place = target / entry.path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if entry.target is not None:
+            place.symlink_to(entry.target)
+        else:
+            _copy_file(source / entry.path, place)
 
 
 def _copy_file(source: Path, target: Path) -> None:

@@ -1,6 +1,7 @@
 """The Python environments of services: made by uv, one for each content, kept under BASEDIR/envs and used again.
 
-    envs/<key>/         the environment; complete once it holds `complete.json`
+    envs/<key>/         the environment; complete once it holds `complete.json`. `service/` is a copy of the module
+                        folder where requirements name files of it: a version's own files never change
     envs/<key>.log      what uv printed when it was built
     envs/<key>.lock     held (flock) by the one process of this host that builds it
     envs/<key>.used     held (flock, shared) by each attempt that runs in it, touched by each
@@ -20,11 +21,12 @@ from pathlib import Path
 
 import structlog
 
+from dcm_processor import service_tree
 from dcm_processor.environments import uv_program
 from dcm_processor.environments.build_network import of_build
 from dcm_processor.environments.environment_key import PYTHON, Recipe, maker, own_python, recipe
 from dcm_processor.environments.environment_state import Failed, tail_of
-from dcm_processor.environments.requirements_lock import names_index, text_of
+from dcm_processor.environments.requirements_lock import names_files, names_index, text_of
 from dcm_processor.errors import OutageError, PermanentError, ServiceError
 from dcm_processor.settings import Settings
 from worker.contained import Command, Contained, End, Running
@@ -35,6 +37,7 @@ BUILD_LIMIT = 3600.0
 """Seconds that one call of uv may take."""
 _LOG_LIMIT = 10_000_000
 MARKER = "complete.json"
+_SERVICE = "service"
 
 
 class EnvironmentFailedError(PermanentError):
@@ -158,6 +161,10 @@ class _Build:
         folder = self._settings.envs if hashed else source.parent  # where relative paths in it count from
         python = self._python()
         self._uv(folder, "venv", "--no-project", "--python", python, str(self._target))
+        if not hashed and names_files(source.read_bytes()):  # a build leaves files beside what it builds
+            service_tree.copy_folder(folder, self._target / _SERVICE)
+            folder = self._target / _SERVICE
+            source = folder / source.name
         install = ["pip", "install", "--python", str(self._target / "bin" / "python")]
         install += ["--requirements", str(source), "--compile-bytecode"]
         if hashed:

@@ -119,6 +119,9 @@ class Locks:
         env = build_network.of_build(self.settings, self.environ, site_index=not names_index(text))
         with tempfile.TemporaryDirectory(prefix="dcm-processor-") as folder:
             said, made = Path(folder, "said"), Path(folder, "made")
+            if names_files(text.encode()):  # building what is there to learn what it requires leaves files beside it
+                service_tree.copy_folder(module, Path(folder, "module"))
+                module = Path(folder, "module")
             command = [uv_program.binary(), "pip", "compile", REQUIREMENTS, "--quiet", *arguments, "-o", str(made)]
             with said.open("wb") as log:
                 status = _run(command, env, module, log.fileno(), lambda seconds: self._tell(seconds, said))

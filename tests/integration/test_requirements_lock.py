@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,6 +136,43 @@ def test_an_index_is_found_behind_a_byte_order_mark(tmp_path: Path, source: Path
         assert installed.warnings == ()
         text = (store.module_folder("svc", installed.digest) / "requirements.lock").read_text()
         assert text.splitlines()[1:3] == [f"--index-url {index}", "tiny-one==7.0 \\"]
+
+
+_BACKEND = """
+import pathlib, zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    pathlib.Path("left").write_text("by the build")
+    with zipfile.ZipFile(pathlib.Path(folder, "mine-1.0-py3-none-any.whl"), "w") as wheel:
+        wheel.writestr("mine.pth", str(pathlib.Path.cwd()))
+        wheel.writestr("mine-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: mine\\nVersion: 1.0\\n")
+        wheel.writestr("mine-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("mine-1.0.dist-info/RECORD", "mine.pth,,\\nmine-1.0.dist-info/RECORD,,\\n")
+    return "mine-1.0-py3-none-any.whl"
+build_editable = build_wheel
+"""
+
+
+@pytest.mark.parametrize("line", ["./lib/mine", "lib/mine", "-e ./lib/mine"])
+def test_builds_of_a_services_own_library_change_neither_source_nor_version(
+    tmp_path: Path, source: Path, store: Store, line: str
+) -> None:
+    """As setuptools writes build/ and *.egg-info beside what it builds."""
+    folder = source / "module" / "lib" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "back"\nbackend-path = ["."]\n'
+        '[project]\nname = "mine"\ndynamic = ["version"]\n'
+    )
+    (folder / "back.py").write_text(_BACKEND)
+    (folder / "mine.py").write_text("x = 1\n")
+    (source / "module" / "requirements.txt").write_text(f"{line}\n")
+    site = settings(tmp_path)
+    installed = store.install("svc", source, locks=Locks(site, OFFLINE))
+    assert installed.warnings == ()
+    python = Environments(site, OFFLINE).provide(store.module_folder("svc", installed.digest), installed.digest).python
+    assert not list(source.rglob("left"))
+    store.backup("svc", tmp_path / "backups")
+    subprocess.run([python, "-c", "import mine"], timeout=60, check=True)
 
 
 def test_how_packages_are_to_be_built_is_part_of_the_lock(
