@@ -21,6 +21,7 @@ from rq.exceptions import DequeueTimeout
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq.suspension import is_suspended
 from rq.worker import Worker, WorkerStatus
 
 from dcm_processor.errors import ServiceError
@@ -97,9 +98,11 @@ class AttemptWorker(Worker):
         log.info("serving", worker=self.name, queues=self.queue_names())
         try:
             while not self._stopping.is_set():
-                self.check_for_suspension(burst=False)
-                found = self._next()
-                if found is not None:
+                suspended = bool(is_suspended(self.connection, self))  # by `rq suspend`
+                self._look_around(WorkerStatus.SUSPENDED if suspended else WorkerStatus.IDLE)
+                if suspended:
+                    self._stopping.wait(1)
+                elif not self._stopping.is_set() and (found := self._next()) is not None:
                     self.execute_job(*found)
         finally:
             self._drop_spare()
@@ -108,21 +111,23 @@ class AttemptWorker(Worker):
             except redis.RedisError:
                 log.info("Redis does not hear that this worker ends", worker=self.name)
 
-    def _next(self) -> tuple[Job, Queue] | None:
-        """The next attempt, or None where it was time to look around."""
+    def _look_around(self, state: WorkerStatus) -> None:
+        """Every few seconds: say how this worker stands, and see to what is due."""
         now = time.monotonic()
-        if now >= self._beat_at:
+        if now >= self._beat_at or self.get_state() != state:
             self._beat_at = now + _BEAT_SECONDS
             self.heartbeat()
-            self.set_state(WorkerStatus.IDLE)  # Redis may have missed it, or been emptied
+            self.set_state(state)  # Redis may have missed it, or been emptied
             show_alive(self._settings.ALIVE_FILE)
             self._register_again()
             self._prebuilder.look()
             if self._script_is_missing():
                 self._stopping.set()
-                return None
         if self.should_run_maintenance_tasks:
             self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+
+    def _next(self) -> tuple[Job, Queue] | None:
+        """The next attempt, or None where it was time to look around."""
         if self._spare is None:
             self._spare = self._new_spare()
         try:

@@ -11,6 +11,8 @@ import pytest
 import redis
 from rq import Callback, Queue
 from rq.serializers import JSONSerializer
+from rq.suspension import resume, suspend
+from rq.worker import Worker
 
 from dcm_processor.transport import ANNOUNCED, PREFIX
 from dcm_processor.vocabulary import ExitReason
@@ -387,3 +389,28 @@ def test_a_worker_that_a_full_redis_refuses_says_so_once_and_serves_when_there_i
     assert [line["message"] for line in stand.worker_log() if "Redis" in line["message"]] == [
         "Redis is full and takes nothing: make room there, or give it more (maxmemory); trying again until that ends"
     ]
+
+
+def test_a_suspended_worker_takes_nothing_and_is_seen_to_live(stand: Stand) -> None:
+    """As `rq suspend` has it."""
+    stand.service(SLOW)
+    alive = stand.base / "alive"
+    suspend(stand.transport.redis)
+    try:
+        worker = stand.start(ALIVE_FILE=str(alive))
+        stand.logged("serving")
+        key = Worker.redis_worker_namespace_prefix + stand.logged("serving")["worker"]
+        wait_until(lambda: stand.transport.redis.hget(key, "state") == b"suspended", what="RQ knows")
+        wait_until(alive.exists)
+        alive.unlink()
+        stand.enqueue(params={"seconds": 0})
+        wait_until(alive.exists, 15, "it is touched again")
+        assert stand.reports("job-1", "started") == []
+    finally:
+        resume(stand.transport.redis)
+    assert stand.outcome().exitReason is ExitReason.DONE
+    wait_until(lambda: stand.transport.redis.hget(key, "state") == b"idle", what="RQ knows")
+    suspend(stand.transport.redis)
+    worker.terminate()
+    assert worker.wait(10) == 0
+    resume(stand.transport.redis)
