@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from dcm_processor.cli.context import scheduler
+from dcm_processor.cli.number import Number
 from dcm_processor.cli.output import show_json, show_table
 from dcm_processor.cli.result import table
 
@@ -18,9 +19,7 @@ _COLUMNS = 8
 @click.option("--service", required=True, help="The service whose jobs' results to list.")
 @click.option("--job", "job_name", help="Only jobs of this name.")
 @click.option("--name", "names", multiple=True, help="Only results of this name; repeatable.")
-@click.option(
-    "--days", type=click.FloatRange(min=0, max=100_000), help="Only of attempts that ended within so many days."
-)
+@click.option("--days", type=Number(min=0, max=100_000), help="Only of attempts that ended within so many days.")
 @click.option("--all", "all_attempts", is_flag=True, help="Also of attempts that failed, and of earlier runs.")
 @click.option("--long", "long", is_flag=True, help="One row a result, with its unit; else one row a job.")
 @click.option(

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dcm_processor.cli.context import scheduler, settings
+from dcm_processor.cli.number import Number
 from dcm_processor.cli.output import json_option, local_time, printable, show_json, show_table
 from dcm_processor.cli.service.document import FOLDER
 from dcm_processor.errors import ManifestError
@@ -27,7 +28,7 @@ _SHOWN = 20  # studies, or errors
 
 @click.command()
 @click.argument("path", type=FOLDER)
-@click.option("--days", type=click.FloatRange(min=0, max=36_500), default=30, show_default=True, help="How far back.")
+@click.option("--days", type=Number(min=0, max=36_500), default=30, show_default=True, help="How far back.")
 @click.option("--name", help="The service's name; without it what its functions are called by.")
 @click.option(
     "-n", "--limit", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True, help="Most studies."

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from dcm_processor.cli.context import settings
+from dcm_processor.cli.number import Number
 from dcm_processor.cli.output import json_option, printable, show_json
 from dcm_processor.cli.service.document import FOLDER, job_document
 from dcm_processor.manifest import MANIFEST, Defaults, Fault
@@ -22,7 +23,7 @@ from dcm_processor.rehearsal.sources import Source, read_source, together
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=FOLDER)
 @click.option("--name", help="The service's name; without it what its functions are called by. For one PATH.")
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=60, show_default=True, help="For each import.")
+@click.option("--seconds", type=Number(min=0.1), default=60, show_default=True, help="For each import.")
 @json_option
 def validate(paths: Sequence[Path], name: str | None, seconds: float, *, as_json: bool) -> None:
     """Say all that is wrong with services before they are installed, and draw the plan they make together.
