@@ -33,6 +33,7 @@ class LogDisplay(Display):
 
     def __init__(self, *, err: bool) -> None:
         self._err = err
+        self._in_line = False  # the log's last line has no end yet
 
     def planned(self, study: Study, plan: Plan) -> None:
         self._say(
@@ -60,6 +61,7 @@ class LogDisplay(Display):
 
     def log(self, text: str) -> None:
         click.echo(printable_log(text), nl=False, err=self._err)
+        self._in_line = not text.endswith("\n") if text else self._in_line
 
     def ended(self, job: Job) -> None:
         words = [f"{named(job.planned)}: {job.state}"]
@@ -81,6 +83,9 @@ class LogDisplay(Display):
                 self._say(f"  {printable(json.dumps(result.to_json(), ensure_ascii=False))}")
 
     def _say(self, text: str, **style: Any) -> None:
+        if self._in_line:
+            click.echo(err=self._err)
+            self._in_line = False
         click.secho(text, err=self._err, **style)
 
 

@@ -22,7 +22,7 @@ YES = "def callback(**kwargs):\n    return True\n"
 WRITES = """
     from pathlib import Path
     def worker(jobName, output_dir, **kwargs):
-        print("at work on", jobName)
+        print("at work on", jobName, end="")  # what follows has a line of its own all the same
         Path(output_dir, "result.txt").write_text(jobName)
 """
 SERVER_PACKAGES = "sqlalchemy alembic flask gunicorn prometheus_client psycopg redis rq rq_dashboard"
