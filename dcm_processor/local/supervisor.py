@@ -19,6 +19,7 @@ from dcm_processor.errors import StackError
 from dcm_processor.settings import CHECKOUT
 
 _TIMEOUT = 30  # seconds for one answer
+_ALREADY_STARTED = 60  # supervisor.xmlrpc.Faults
 _POLL = 0.05  # seconds
 _LONGEST_SUFFIX = ".4194304"  # supervisord first binds <socket>.<its process number>
 
@@ -115,7 +116,11 @@ class Supervisor:
             if program.state == "BACKOFF":
                 self.stop([program.name])
             if program.state in ("STOPPED", "EXITED", "FATAL", "BACKOFF"):
-                self._call("startProcess", program.name, False)
+                try:
+                    self._call("startProcess", program.name, False)
+                except xmlrpc.client.Fault as fault:
+                    if fault.faultCode != _ALREADY_STARTED:  # by supervisord, as it does what ends by itself
+                        raise
 
     def stop(self, names: Iterable[str]) -> None:
         """End programs, all at once, and wait for them; supervisord kills each whose patience runs out."""

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,18 @@ def test_a_stopped_program_starts_again_when_asked(running: Running) -> None:
     assert running.status()["worker_00"].pid == 0
     running.supervisor.start_stopped()
     wait_until(lambda: running.status()["worker_00"].pid, 10)
+
+
+def test_a_program_that_supervisord_starts_again_meanwhile_is_none_to_be_started(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended by itself just as its state was asked for."""
+    running.supervisor.stop(["worker_01"])
+    seen = [replace(program, state="EXITED") for program in running.supervisor.status()]
+    monkeypatch.setattr(running.supervisor, "status", lambda: seen)
+    running.supervisor.start_stopped()
+    monkeypatch.undo()
+    wait_until(lambda: all(program.pid for program in running.status().values()), 10)
 
 
 def test_shut_down_leaves_no_process_and_no_socket(running: Running) -> None:

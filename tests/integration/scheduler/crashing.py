@@ -167,7 +167,7 @@ class MortalController:
         patch.setattr(controller, "Ledger", _MortalLedger)
         patch.setattr(controller, "StreamReader", _Stream)
         patch.setattr(controller, "Repair", self._repair)
-        patch.setattr(results, "_move", self.boundaries.around(results._move, _NO_DISK))
+        patch.setattr(results, "move", self.boundaries.around(results.move, _NO_DISK))
         patch.setattr(planner, "PlanningChild", self._child)
         patch.setattr(repair, "QUEUED_GRACE", 0.0)
         patch.setattr(judgement, "OUTAGE_INTERVALS", (0.0,))

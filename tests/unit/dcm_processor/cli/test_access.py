@@ -86,7 +86,7 @@ def test_an_authority_that_is_no_file_is_said(cli: Cli, token: Path, monkeypatch
 
 
 def test_what_works_on_files_here_refuses_an_address(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = cli.refused("--url", "https://host.example.org", "service", "list", status=2)
+    said = cli.refused("--url", "https://host.example.org", "service", "disable", "demo", status=2)
     assert "this works on what is on this machine" in said
     monkeypatch.setenv("DCM_PROCESSOR_URL", "https://host.example.org")
-    assert cli.done("service", "list").startswith("SERVICE\t")
+    assert "demo" in cli.refused("service", "disable", "demo")
