@@ -4,6 +4,7 @@ What differs from RQ's own worker: it outlasts Redis; what RQ keeps of a failure
 `worker.run.run_attempt`; a horse never outlives its worker; a worker told to stop hands its attempt back.
 """
 
+import gc
 import os
 import secrets
 import signal
@@ -24,6 +25,7 @@ from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended
 from rq.worker import Worker, WorkerStatus
 
+from dcm_processor.environments.environment_key import recipe
 from dcm_processor.errors import ServiceError
 from dcm_processor.outcome import Outcome
 from dcm_processor.process import adopt_orphans, die_with_parent, show_alive
@@ -239,6 +241,10 @@ class AttemptWorker(Worker):
         self._warm.in_horse()
         blank = AttemptFolder.blank(self._settings.spool)
         CONTEXT.set(Context(self._settings, self.name, self._host, self._transport, self._warm, blank))
+        # What a fork touches first is copied, page by page: now, rather than while a job waits for it.
+        gc.collect()
+        with suppress(OSError):
+            recipe(self._settings, self._settings.modules, "")
         with suppress(redis.RedisError):  # whoever needs the connection sees what is wrong with it
             self.connection.ping()
 
