@@ -37,8 +37,9 @@ sys.meta_path.insert(0, Absent())
 
 
 def _can_be_interrupted() -> None:
-    """As on a terminal: what a shell starts in the background ignores SIGINT, and all that it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """As on a terminal: what a shell starts in the background, or nohup, ignores signals, and so does all it starts."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Author:
