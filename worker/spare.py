@@ -7,6 +7,10 @@ import socket
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import structlog
+
+log = structlog.get_logger()
+
 Become = Callable[[dict[str, Any]], None]
 _LONGEST = 1 << 16  # bytes of what an attempt is handed over by: some names
 
@@ -51,5 +55,7 @@ def _live(connection: socket.socket, other: socket.socket, prepare: Callable[[],
         if data:
             become(json.loads(data))
         os._exit(0)
+    except Exception as error:  # noqa: BLE001 - the process's edge
+        log.error("a work-horse failed before it ran anything", error=type(error).__name__)
     finally:
         os._exit(1)

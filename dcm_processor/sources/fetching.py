@@ -129,14 +129,14 @@ def _remove_unless_used(place: Path) -> None:
 
 @contextmanager
 def _files(source: Source) -> Iterator[None]:
-    """Have what is wrong with files, ours or the archive's, as an error of the source."""
+    """Have what is wrong with files, ours or the source's, as an error that says what was to be installed."""
     try:
         yield
     except ArchiveError as error:
         raise SourceError(f"{source}: {error}") from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise SourceError(f"{source} cannot be had: {where}{error.strerror or error}") from None
+        raise SourceError(f"{source} cannot be installed: {where}{error.strerror or error}") from None
 
 
 @contextmanager

@@ -527,7 +527,7 @@ def test_a_folder_that_cannot_be_read_is_said(there: Installation) -> None:
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"dcm-processor: {source} cannot be had: {unreadable}: Permission denied\n"
+        assert done.stderr == f"dcm-processor: {source} cannot be installed: {unreadable}: Permission denied\n"
     closed.chmod(0o700)
 
 

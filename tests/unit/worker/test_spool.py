@@ -1,10 +1,14 @@
 """The spool: whole files or none, and who holds what."""
 
 import fcntl
+import itertools
 import os
 import resource
 import shutil
 import signal
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,17 @@ import pytest
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Report
 from dcm_processor.vocabulary import ExitReason
-from worker.spool import BLANK, AttemptBusyError, AttemptEndedError, AttemptFolder, SpoolError, attempts
+from tests.killing import killed_at
+from worker import spool
+from worker.spool import (
+    BLANK,
+    AttemptBusyError,
+    AttemptEndedError,
+    AttemptFolder,
+    SpoolError,
+    attempts,
+    clear_blanks,
+)
 
 REPORT = Report("started", "job-1", "claim", "worker", "host")
 
@@ -269,3 +283,25 @@ def test_a_file_among_the_blank_folders_is_in_nobodys_way(tmp_path: Path) -> Non
 def test_there_is_no_blank_folder_where_the_disk_takes_none(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("in the way")
     assert AttemptFolder.blank(tmp_path / "spool") is None
+
+
+def test_wherever_its_horse_dies_on_the_way_an_attempt_runs_later_or_is_lost_and_no_folder_stays(
+    tmp_path: Path,
+) -> None:
+    for step in itertools.count(1):
+        place = tmp_path / str(step)
+        blank = AttemptFolder.blank(place)
+        assert blank is not None
+        dies = killed_at(step, partial(AttemptFolder.create, place, REPORT, blank), spool)
+        os.close(blank.lock)  # as its process is gone
+        clear_blanks(place)
+        assert not any((place / BLANK).iterdir())
+        begun = AttemptFolder(place, "job-1").claim() is not None
+        with pytest.raises(AttemptEndedError) if begun else nullcontext() as ended:
+            os.close(AttemptFolder.create(place, replace(REPORT, claim="another")).lock)
+        if ended is not None:
+            assert Outcome.from_json(ended.value.report.outcome).exitReason is ExitReason.LOST
+        if not dies:
+            assert begun
+            break
+    assert step > 5
