@@ -4,6 +4,7 @@ One process, a few threads: pages are short reads. The process holds the memory 
 and more would each start counting anew.
 """
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,9 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 def post_fork(_arbiter: Any, _worker: Any) -> None:
     """No child keeps the port of a parent that was killed: whoever starts the next one finds it free."""
     die_with_parent()
+
+
+def post_worker_init(_worker: Any) -> None:
+    """What was imported stays: no collection looks at it again, not even the last one, at the end."""
+    gc.collect()
+    gc.freeze()

@@ -13,12 +13,10 @@ puts values into warnings, and divides names and texts before decoding them, whe
 and a backslash.
 """
 
-import math
-import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 from pydicom import charset
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
@@ -29,8 +27,7 @@ from pydicom.tag import BaseTag
 from pydicom.values import convert_SQ
 
 from dcm_processor.errors import DcmProcessorError
-
-JsonValue: TypeAlias = "str | int | float | list[JsonValue] | dict[str, JsonValue] | None"
+from dcm_processor.json_values import PADDING, JsonValue, clean, real_number, whole_number
 
 BULK_BYTES = 64 * 1024
 """A value longer than this is bulk, whatever its VR."""
@@ -47,11 +44,6 @@ _KNOWN_VRS = _NUMERIC_VRS | _TEXT_VRS | _BULK_VRS | {"AT", "SQ"}
 _PIXEL_DATA = 0x7FE00008  # Float, Double Float and Pixel Data and what follows
 _LUT_DESCRIPTORS = frozenset({0x00281101, 0x00281102, 0x00281103, 0x00283002})
 _MAX_DEPTH = 32  # of sequences in sequences; structured reports stay below 20
-
-_INTEGER = re.compile(r"[+-]?[0-9]{1,100}")
-_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_PADDING = " \0"
-_BLANK = _PADDING + "\t\r\n"
 
 
 @dataclass(frozen=True)
@@ -216,9 +208,9 @@ def _converter(vr: str, tag: BaseTag) -> Callable[[object], JsonValue]:
     if vr in _TEXT_VRS and (meant := _dictionary_vr(tag)) in _NUMERIC_VRS:
         vr = "IS" if meant in _INTEGER_VRS else "DS"  # a number that the file stores under a VR for text
     if vr in _NUMERIC_VRS:
-        return whole_number if vr in _INTEGER_VRS else _real_number
+        return whole_number if vr in _INTEGER_VRS else real_number
     if vr == "AT":
-        return lambda value: f"{value:08X}" if isinstance(value, int) else _clean(str(value))
+        return lambda value: f"{value:08X}" if isinstance(value, int) else clean(str(value))
     if vr == "PN":
         return lambda value: _strip(value, vr).rstrip("=")  # component groups that are not there
     return lambda value: _strip(value, vr)
@@ -229,35 +221,8 @@ def _each(values: list[object], convert: Callable[[object], JsonValue]) -> JsonV
 
 
 def _strip(value: object, vr: str) -> str:
-    text = str(value).rstrip(_PADDING)
-    return _clean(text.lstrip(_PADDING) if vr in _CODE_VRS else text)
-
-
-def _clean(text: str) -> str:
-    """What JSON, UTF-8 and PostgreSQL all can hold: without NUL and lone surrogates."""
-    if text.isascii():
-        return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def whole_number(value: object) -> JsonValue:
-    """An int; 1.5 where somebody stored that; the string where it is no number."""
-    if isinstance(value, int):
-        return int(value)
-    text = str(value).strip(_BLANK)
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    number = _real_number(value)
-    return int(number) if isinstance(number, float) and number.is_integer() else number
-
-
-def _real_number(value: object) -> JsonValue:
-    """A finite float; the string where it is none."""
-    text = str(value).strip(_BLANK)
-    if not isinstance(value, int | float) and not _DECIMAL.fullmatch(text):
-        return _clean(text) or None
-    number = float(value if isinstance(value, int | float) else text)
-    return number if math.isfinite(number) else text
+    text = str(value).rstrip(PADDING)
+    return clean(text.lstrip(PADDING) if vr in _CODE_VRS else text)
 
 
 def _unpack(value: bytes, vr: str, element: Any) -> list[object]:
@@ -287,7 +252,7 @@ def _tags(value: bytes, element: Any) -> list[object]:
 def _texts(value: bytes, vr: str, context: Context) -> list[object]:
     """Decoded first, then divided at backslashes."""
     text = value.decode("ascii") if value.isascii() and b"\x1b" not in value else _decode(value, vr, context.encodings)
-    return [text] if vr in _UNDIVIDED_VRS else list(text.rstrip(_PADDING).split("\\"))
+    return [text] if vr in _UNDIVIDED_VRS else list(text.rstrip(PADDING).split("\\"))
 
 
 def _decode(value: bytes, vr: str, encodings: tuple[str, ...]) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from dcm_processor.elements import JsonValue, dataset_values, text_of, whole_number
+from dcm_processor.elements import dataset_values, text_of
 from dcm_processor.header_fields import PATIENT_AND_STUDY_KEYWORDS
+from dcm_processor.json_values import JsonValue, sort_key
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,6 @@ def build_headers(
             for source, own in zip(ordered, values, strict=True)
         ],
     }
-
-
-def sort_key(number: str | None, uid: str) -> tuple[int, float, str]:
-    """Orders instances by (InstanceNumber, SOPInstanceUID), series by (SeriesNumber, SeriesInstanceUID).
-
-    Numbers compare as numbers; what has none comes last.
-    """
-    value = whole_number(number or "")
-    return (0, float(value), uid) if isinstance(value, int | float) else (1, 0.0, uid)
 
 
 def _order(source: SeriesSource) -> tuple[tuple[int, float, str], str]:

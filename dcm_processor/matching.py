@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pydicom.datadict import dictionary_keyword, dictionary_VR, tag_for_keyword
-
 from dcm_processor.errors import UsageError
 
 _DATE = r"[0-9]{4}-?[0-9]{2}-?[0-9]{2}"
@@ -62,6 +60,8 @@ def _holds(test: _Test | None, value: Any) -> bool:
 
 
 def _term(key: str, text: str) -> tuple[str, _Test | None]:
+    from pydicom.datadict import dictionary_VR  # noqa: PLC0415 - heavy, and most programs are never asked
+
     keyword = _keyword(key)
     vr = dictionary_VR(keyword).split(" or ")[0]
     text = text.strip(" ")
@@ -75,6 +75,8 @@ def _term(key: str, text: str) -> tuple[str, _Test | None]:
 
 
 def _keyword(key: str) -> str:
+    from pydicom.datadict import dictionary_keyword, tag_for_keyword  # noqa: PLC0415 - as above
+
     tag = re.fullmatch(r"\(?([0-9A-Fa-f]{4}),? ?([0-9A-Fa-f]{4})\)?", key)
     if tag is not None:
         try:

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self, TypeVar, cast
 
-from pydicom.dataset import Dataset
-
-from dcm_processor.elements import read_dataset, text_of
 from dcm_processor.errors import OrthancUnavailableError, StudyGoneError
-from dcm_processor.headers import sort_key
+from dcm_processor.json_values import sort_key
 from dcm_processor.rest import GONE, Body, Rest
 from dcm_processor.settings import Settings
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 _NAMES = ("SOPInstanceUID", "StudyInstanceUID")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
@@ -188,12 +188,14 @@ class Orthanc:
 
     # -- instances
 
-    def dataset(self, instance_id: str) -> Dataset:
+    def dataset(self, instance_id: str) -> "Dataset":
         """The instance's elements up to its pixel data, which are not transferred; one call.
 
         Raises OrthancUnavailableError where they do not say which instance of which study it is: Orthanc stores no file
         without these (PS3.3 C.12.1, C.7.2.1), so this one is damaged.
         """
+        from dcm_processor.elements import read_dataset, text_of  # noqa: PLC0415 - pydicom, which only planning needs
+
         with self._file(instance_id) as body:
             dataset = read_dataset(cast("BinaryIO", body))
             body.spare_the_connection()

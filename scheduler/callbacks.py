@@ -22,8 +22,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydicom.datadict import tag_for_keyword
-
 from dcm_processor import contract
 from dcm_processor.errors import TransientError
 from dcm_processor.plan import CallbackOutcome, JobKey, ReadPlace, instances_of
@@ -100,6 +98,8 @@ def _errored(reason: str, output: str = "") -> CallbackOutcome:
 
 def _notes(missed: Sequence[str], selected: Sequence[str], headers: Mapping[str, Any]) -> Iterator[str]:
     """A line for each header keyword that the callback read in vain: not selected, or none at all."""
+    from pydicom.datadict import tag_for_keyword  # noqa: PLC0415 - heavy, and the controller itself asks no callback
+
     for keyword in missed[:MAX_NOTES]:
         if tag_for_keyword(keyword) is not None:
             yield f"note: HEADER_FIELDS does not select {keyword!r}\n"

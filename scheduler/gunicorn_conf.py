@@ -5,6 +5,7 @@ instead of racing for its lock. Half of the threads at most carry files (`schedu
 socket is the parent's, so hooks wait there while a worker is replaced.
 """
 
+import gc
 import os
 from datetime import timedelta
 from typing import Any
@@ -69,3 +70,9 @@ worker_tmp_dir = _MEMORY if os.access(_MEMORY, os.W_OK) else None
 def post_fork(_arbiter: Any, _worker: Any) -> None:
     """No child keeps the port of a parent that was killed: whoever starts the next one finds it free."""
     die_with_parent()
+
+
+def post_worker_init(_worker: Any) -> None:
+    """What was imported stays: no collection looks at it again, not even the last one, at the end."""
+    gc.collect()
+    gc.freeze()

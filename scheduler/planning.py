@@ -12,7 +12,7 @@ from enum import StrEnum
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -25,13 +25,15 @@ from dcm_processor.errors import (
     StudyGoneError,
     TransientError,
 )
-from dcm_processor.headers import SeriesSource, build_headers
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.plan import Plan, PlannedJob, instances_of, make_plan, order
 from dcm_processor.registry import ServiceRegistry
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from scheduler.callbacks import run_callbacks
+
+if TYPE_CHECKING:
+    from dcm_processor.headers import SeriesSource
 
 log = structlog.get_logger()
 
@@ -44,7 +46,7 @@ _TOO_LARGE = (
     "or its container (CONTROLLER_MEMORY), has; give it more, then rerun the study, or send it in parts"
 )
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["scheduler.planning"])
+_context.set_forkserver_preload(["scheduler.planning", "dcm_processor.headers"])
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,8 @@ def _plan_study(task: PlanningTask, needs: Callable[[float], object]) -> Planned
     if revision in task.planned:
         reason = f"revision {revision} has its plan"
         return Planned(Ending.UNCHANGED, task.study_id, reason, revision, owners=asked, last_update=study.last_update)
+    from dcm_processor.headers import SeriesSource, build_headers  # noqa: PLC0415 - pydicom, for a child alone
+
     sources = []
     for series_id, ids in foreign.items():
         needs(0.0)
@@ -218,10 +222,12 @@ def _plan_study(task: PlanningTask, needs: Callable[[float], object]) -> Planned
     )
 
 
-def _completeness(task: PlanningTask, sources: Sequence[SeriesSource]) -> Judgement:
+def _completeness(task: PlanningTask, sources: "Sequence[SeriesSource]") -> Judgement:
     """By headers of its own: rules look at what HEADER_FIELDS may not show to services."""
     if not task.rules:
         return Judgement()
+    from dcm_processor.headers import build_headers  # noqa: PLC0415 - as above
+
     headers = build_headers("", task.study_id, sources, keywords(task.rules))
     return judge(task.rules, headers, since=task.held_since, now=time.time())
 

@@ -7,8 +7,6 @@ of a copy, or of what stands inside a sequence.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pydicom.datadict import tag_for_keyword
-
 from dcm_processor.contract import Headers
 from dcm_processor.plan import HeaderRead, ReadFound, ReadPlace
 
@@ -105,6 +103,8 @@ def told(seen: Sequence[Seen], headers: Mapping[str, Any], selected: Sequence[st
 
 
 def _why_not(keyword: str, place: str, headers: Mapping[str, Any], selected: Sequence[str]) -> ReadFound:
+    from pydicom.datadict import tag_for_keyword  # noqa: PLC0415 - heavy, and needed when all was found but this
+
     if keyword in _OURS:
         return ReadFound.ABSENT
     if tag_for_keyword(keyword) is None:

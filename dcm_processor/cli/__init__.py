@@ -4,6 +4,7 @@ What a command prints for programs (`--json`, tables through a pipe) goes to std
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ class _Nouns(LazyGroup):
         """Run and exit; wrong usage is one line as well."""
         try:
             status = super().main(*args, **{**extra, "standalone_mode": False})
+            gc.freeze()  # the end of the process is no reason to look at all that was imported: a fifth of a command
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(error.exit_code)

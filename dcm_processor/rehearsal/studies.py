@@ -14,7 +14,8 @@ from dcm_processor import identity
 from dcm_processor.dicomfiles import DicomFile, Reader, Refusal, find_dicom
 from dcm_processor.elements import read_dataset, text_of
 from dcm_processor.errors import PermanentError
-from dcm_processor.headers import SeriesSource, build_headers, sort_key
+from dcm_processor.headers import SeriesSource, build_headers
+from dcm_processor.json_values import sort_key
 
 _NAMES = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 

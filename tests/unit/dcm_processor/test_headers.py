@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 
 from dcm_processor.elements import read_dataset
 from dcm_processor.header_fields import DEFAULT_HEADER_FIELDS, PATIENT_AND_STUDY_KEYWORDS
-from dcm_processor.headers import SeriesSource, build_headers, sort_key
+from dcm_processor.headers import SeriesSource, build_headers
 
 STUDY = "27f7126f-4f66fb14-03f4081b-f9341db2-53925988"
 PATIENT = "d7169ad4-7117accb-99f76bfa-735990a2-930f1403"
@@ -121,14 +121,6 @@ def test_the_order_in_which_series_are_handed_over_does_not_matter(order: list[s
         name: series(name, SeriesNumber=number, Modality="MR") for number, name in enumerate(("aa", "bb", "cc", "dd"))
     }
     assert build(*(sources[name] for name in order)) == build(*sources.values())
-
-
-def test_instances_are_ordered_by_number_then_uid() -> None:
-    instances = [("10", "1.1"), (" 9 ", "1.2"), (None, "1.0"), ("9", "1.1"), ("x", "0.9"), ("-1", "1.7"), ("9.5", "1")]
-    ordered = sorted(instances, key=lambda instance: sort_key(*instance))
-    assert ordered == [
-        ("-1", "1.7"), ("9", "1.1"), (" 9 ", "1.2"), ("9.5", "1"), ("10", "1.1"), ("x", "0.9"), (None, "1.0"),
-    ]  # fmt: skip
 
 
 def test_only_selected_elements_are_shown() -> None:
