@@ -9,7 +9,7 @@ import click
 from dcm_processor.cli.context import settings
 from dcm_processor.cli.output import json_option, show_json
 from dcm_processor.cli.service.document import FOLDER
-from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.errors import LedgerUnavailableError, ServiceError, TransportUnavailableError
 from dcm_processor.ledger import Ledger
 from dcm_processor.store import Store
 from dcm_processor.transport import Transport
@@ -29,11 +29,13 @@ def remove(name: str, target: Path | None, *, as_json: bool) -> None:
       dcm-processor service remove lungs -b backups
     """
     store = Store.of(settings())
-    store.installed_digest(name)
     ledger = Ledger(settings().database_url)
     with contextlib.closing(ledger):
         unended = ledger.count_unended(name)
         running = unended.pop(JobState.STARTED, 0)
+        installed = name in store.current()
+        if target is not None or not unended:  # else it may be gone: a removal that was cut short has left its jobs
+            store.installed_digest(name)
         if unended:
             states = ", ".join(f"{count} {state}" for state, count in sorted(unended.items()))
             total = sum(unended.values())
@@ -41,15 +43,20 @@ def remove(name: str, target: Path | None, *, as_json: bool) -> None:
         if running:
             click.echo(f"jobs that run, and go on with the files they have: {running}", err=as_json)
         place = store.backup(name, target) if target is not None else None
-        store.remove(name)
-        cancelled = ledger.cancel_service(name)
+        if installed:
+            store.remove(name)
+        try:
+            cancelled = ledger.cancel_service(name)
+        except LedgerUnavailableError as error:
+            raise ServiceError(f"service {name} is removed, but not its jobs: {error}; try that again") from error
     if cancelled.jobs:
         _forget(cancelled.attempts)
     if as_json:
         document = {"name": name, "removed": True, "cancelled": cancelled.jobs, "running": running}
         show_json({**document, "backup": place and str(place)})
         return
-    click.echo(f"service {name}: removed" + (f", backed up to {place}" if place else ""))
+    how = "removed" if installed else "was removed before, and its jobs are cancelled now"
+    click.echo(f"service {name}: {how}" + (f", backed up to {place}" if place else ""))
 
 
 def _forget(attempt_ids: Sequence[str]) -> None:

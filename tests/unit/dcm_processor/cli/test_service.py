@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from dcm_processor.errors import LedgerUnavailableError
 from dcm_processor.ledger import Ledger, events, plans
+from dcm_processor.version_links import VersionLinks
 from dcm_processor.vocabulary import JobState, StudyState, Verdict
 from tests.unit.dcm_processor.cli.conftest import Cli
 
@@ -180,6 +182,51 @@ def test_removing_with_jobs_waiting_says_how_many_before_and_cancels_them(cli: C
     states = {job["jobName"]: job["state"] for job in ledger.jobs().items}
     assert states == {"j0": "cancelled", "j1": "cancelled", "j2": "cancelled", "j3": "started", "j4": "finished"}
     ledger.close()
+
+
+def test_a_removal_that_was_cut_short_is_finished_by_the_next(
+    cli: Cli, source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The service was gone, its jobs were not: "not installed" would leave them waiting for ever."""
+    cli.done("service", "install", "demo", "-p", source())
+    ledger = jobs_of(cli, JobState.WAITING, JobState.STARTED)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "cancel_service", refuse)
+        cut_short = cli("service", "remove", "demo")
+    assert cut_short.exit_code == 1
+    assert "service demo is removed, but not its jobs: the disk is full; try that again" in cut_short.stderr
+    assert not (cli.base / "registry" / "demo").exists()
+    assert "no service demo is installed" in cli.refused("service", "remove", "demo", "-b", tmp_path / "kept")
+    assert cli.done("service", "remove", "demo").splitlines() == [
+        "jobs that have not started, and will be cancelled: 1 (1 waiting)",
+        "jobs that run, and go on with the files they have: 1",
+        "service demo: was removed before, and its jobs are cancelled now",
+    ]
+    assert [job["state"] for job in ledger.jobs().items] == ["started", "cancelled"]
+    assert "no service demo is installed" in cli.refused("service", "remove", "demo")
+    ledger.close()
+
+
+def refuse(*_: object) -> None:
+    raise LedgerUnavailableError("the disk is full")
+
+
+def test_where_the_services_cannot_be_read_nothing_is_removed_nor_cancelled(
+    cli: Cli, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be seen may be installed all the same."""
+    cli.done("service", "install", "demo", "-p", source())
+    ledger = jobs_of(cli, JobState.WAITING)
+    with monkeypatch.context() as patch:
+        patch.setattr(VersionLinks, "current", unreadable)
+        assert "the services cannot be read: " in cli("service", "remove", "demo").stderr
+    assert [job["state"] for job in ledger.jobs().items] == ["waiting"]
+    assert "service demo: removed" in cli.done("service", "remove", "demo")
+    ledger.close()
+
+
+def unreadable(*_: object) -> None:
+    raise PermissionError(13, "Permission denied")
 
 
 def test_old_versions_go_with_later_installs_but_those_of_unended_jobs_stay(cli: Cli, source: Source) -> None:
