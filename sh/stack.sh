@@ -69,9 +69,14 @@ prepare_worker_host() {
 }
 
 explain_failure() { # show what is not healthy; where all is, Compose has said what it did not take
-  local service sick
-  sick=$(compose ps --all --format '{{.Service}} {{.State}} {{.Health}}' | awk '$2 != "running" || $3 != "healthy" {print $1}' | sort -u) || true
-  [[ -n $sick ]] || fail "Docker Compose refused; \`bash run.sh --help\` shows what there is"
+  local service found sick
+  found=$(compose ps --all --format '{{.Service}} {{.State}} {{.Health}}') || found='not known'
+  if [[ -z $found$workers_only ]]; then # nothing was started, so that nothing runs
+    rm -f "$(basedir)/run/stack.json"
+    remove_idle_networks
+  fi
+  sick=$(awk 'NF && ($2 != "running" || $3 != "healthy") {print $1}' <<<"$found" | sort -u)
+  [[ -n $sick && $found != 'not known' ]] || fail "Docker Compose refused; \`bash run.sh --help\` shows what there is"
   compose ps --all >&2 || true
   for service in $sick; do
     say "the end of the log of $service:"

@@ -80,6 +80,16 @@ def test_what_compose_refuses_is_not_taken_for_a_stack_that_is_not_healthy(bare:
     assert "not everything became healthy" in sick.stderr
 
 
+def test_a_first_start_that_compose_refuses_does_not_count_as_one(bare: Checkout) -> None:
+    """`bash run.sh --lcoal`, and then `--local` was refused: it would run in containers."""
+    state, docker = bare.folder / "basedir" / "run" / "stack.json", {**bare.with_docker(), "REFUSES": "1"}
+    stack_json(bare, "containers")  # as the command in a container leaves it before anything is started
+    bare.run("run.sh", "--bogus", **docker, SICK="redis running healthy\n")
+    assert state.exists(), "it runs"
+    bare.run("run.sh", "--bogus", **docker)
+    assert not state.exists()
+
+
 def test_down_goes_by_what_runs_and_forgets_it(bare: Checkout) -> None:
     stack_json(bare, "containers")
     done = bare.run("run.sh", "--down", **bare.with_docker())
