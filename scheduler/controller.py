@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import wait
 
 import structlog
 
-from dcm_processor.errors import DcmProcessorError, TransientError
+from dcm_processor.errors import DcmProcessorError, LedgerUnavailableError, TransientError
 from dcm_processor.ledger import Lease, LeaseLostError, Ledger, leases, repairs
 from dcm_processor.logging import set_up_logging
 from dcm_processor.orthanc import Orthanc
@@ -91,6 +92,8 @@ class Controller:
     def run(self) -> None:
         """Lead. Returns when told to stop; raises LeaseLostError when another leader took over."""
         start_fork_server()
+        with suppress(LedgerUnavailableError):  # full or locked: its commits take a little longer for a while
+            self._ledger.make_room()
         lease = self._acquire()
         if lease is None:
             return
@@ -129,6 +132,7 @@ class Controller:
 
     def _turn(self, lease: Lease) -> None:
         """Wait for something to do, and do it; a step that fails is told of once and tried again."""
+        self._stream.go_on()
         readable = wait([self._stream.bell, *self._planner.bells], timeout=TICK)
         steps: Sequence[tuple[str, Callable[[Effects], object]]] = (
             ("renew", lambda _: self._renew(lease)),

@@ -1,5 +1,7 @@
 """The ledger on SQLite and on PostgreSQL alike: transactions, leases, events, plans and what API and pages read."""
 
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -17,6 +19,7 @@ from dcm_processor.errors import LedgerError, LedgerUnavailableError
 from dcm_processor.ledger import Lease, LeaseLostError, Ledger, attempts, events, leases, plans, repairs, studies
 from dcm_processor.ledger.engine import file_system
 from dcm_processor.ledger.schema import metadata
+from dcm_processor.settings import CHECKOUT
 from dcm_processor.vocabulary import AttemptState, EventKind, JobState, RepairKind, StudyState, Verdict
 from tests.servers import PostgresServer
 
@@ -348,6 +351,72 @@ def test_a_locked_ledger_is_said_to_be_unavailable(sqlite_url: str) -> None:
     with patient.write(), pytest.raises(LedgerUnavailableError):
         hasty.record_event(EventKind.STABLE, STUDY)
     assert hasty.record_event(EventKind.STABLE, STUDY)
+
+
+def test_commits_do_not_make_the_log_grow_once_it_has_room(sqlite_url: str) -> None:
+    """SQLite's write-ahead log; nothing of what fills it stays in the ledger."""
+    with closing(Ledger(sqlite_url)) as ledger:
+        ledger.migrate()
+        with ledger.write() as before:
+            tables = before.execute(text("SELECT name FROM sqlite_master")).all()
+        for _ in range(2):
+            ledger.make_room()
+        log = Path(f"{sqlite_url.removeprefix('sqlite:///')}-wal")
+        size = log.stat().st_size
+        assert 1000 * 4096 <= size < 5_000_000
+        for number in range(20):
+            ledger.record_event(EventKind.STABLE, f"study-{number}")
+        assert log.stat().st_size == size
+        with closing(Ledger(sqlite_url)) as another, another.read() as db:
+            assert db.execute(text("SELECT name FROM sqlite_master")).all() == tables
+            assert db.execute(text("PRAGMA integrity_check")).scalar_one() == "ok"
+            assert len(another.studies().items) == 20
+        with ledger.read() as db:
+            assert db.execute(text("PRAGMA cache_size")).scalar_one() == -2000  # its default
+
+
+def test_room_is_not_made_while_others_write(sqlite_url: str) -> None:
+    with closing(Ledger(sqlite_url)) as patient, closing(Ledger(sqlite_url, busy_timeout=0.1)) as hasty:
+        patient.migrate()
+        with patient.write(), pytest.raises(LedgerUnavailableError):
+            hasty.make_room()
+        hasty.make_room()
+        assert hasty.record_event(EventKind.STABLE, STUDY)
+
+
+def test_who_dies_while_it_makes_room_leaves_nothing(sqlite_url: str) -> None:
+    """Killed when all is written and nothing rolled back."""
+    with closing(Ledger(sqlite_url)) as ledger:
+        ledger.migrate()
+        ledger.record_event(EventKind.STABLE, STUDY)
+        code = (
+            "import os, sys; from sqlalchemy import Connection; from dcm_processor.ledger import Ledger; "
+            "Connection.rollback = lambda self: os.kill(os.getpid(), 9); Ledger(sys.argv[1]).make_room()"
+        )
+        dead = subprocess.run([sys.executable, "-c", code, sqlite_url], cwd=CHECKOUT, timeout=60, check=False)
+        assert dead.returncode == -9
+        ledger.record_event(EventKind.STABLE, "another")
+        with ledger.read() as db:
+            assert db.execute(text("SELECT name FROM sqlite_master WHERE name = 'room'")).all() == []
+            assert db.execute(text("PRAGMA integrity_check")).scalar_one() == "ok"
+        assert len(ledger.studies().items) == 2
+
+
+def test_a_full_disk_has_no_room_and_the_ledger_goes_on(sqlite_url: str) -> None:
+    with closing(Ledger(sqlite_url)) as ledger:
+        ledger.migrate()
+        with ledger.write() as db:
+            db.execute(text("PRAGMA max_page_count = 100"))  # of a connection: as if the disk were full
+        with pytest.raises(LedgerUnavailableError, match="full"):
+            ledger.make_room()
+        assert ledger.record_event(EventKind.STABLE, STUDY)
+
+
+def test_a_ledger_on_postgres_needs_no_room(postgres_url: str) -> None:
+    with closing(Ledger(postgres_url)) as ledger:
+        ledger.migrate()
+        ledger.make_room()
+        assert ledger.record_event(EventKind.STABLE, STUDY)
 
 
 def test_counting_needs_no_ledger_yet(sqlite_url: str) -> None:
