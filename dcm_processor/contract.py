@@ -14,24 +14,21 @@ callback may return is `interpret`; how `"<service>.<function>"` becomes a funct
 called, `call`.
 
 The scheduler imports this file; a worker loads it by its path into the service's own interpreter, so it needs
-nothing but the standard library of Python 3.9.
+nothing but the standard library of Python 3.9. What few jobs need is imported where they do: each job is the fork of a
+process that holds this file, and pays for its memory.
 """
 
 from __future__ import annotations
 
-import ast
-import difflib
 import importlib
-import importlib.abc
 import importlib.machinery
 import importlib.util
-import inspect
 import json
 import math
 import os
 import re
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Callable, Iterable, Mapping, Sequence  # noqa: UP035 - one place for all, as on Python 3.9
 
 TRANSIENT_EXIT = 75
@@ -163,10 +160,11 @@ class AddedParams(dict):  # type: ignore[type-arg]
 # -- from a dotted name to a function
 
 
-class ServiceFinder(importlib.abc.MetaPathFinder):
+class ServiceFinder:
     """Makes each service's folder importable as a package named after the service.
 
-    To be put first into `sys.meta_path`. Names with a hyphen work, and `__init__.py` is optional.
+    A finder to be put first into `sys.meta_path`. Names with a hyphen work, and `__init__.py` is optional. It has not
+    the base class of finders, whose import brings zlib, bz2 and lzma into every process that a job is forked from.
     """
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
@@ -241,6 +239,8 @@ def _function(place: Any, name: str) -> Callable[..., Any] | None:
 
 def _absence(place: Any, name: str) -> str:
     """What is missing where, with the nearest name that is there."""
+    import difflib  # noqa: PLC0415 - see above
+
     where, known = repr(place), set(dir(place))
     if isinstance(place, ModuleType):
         files = [Path(place.__file__)] if place.__file__ else []
@@ -266,6 +266,8 @@ def _defined(path: Path) -> set[str]:
     names = {(match[1] or match[2]).decode() for match in _DEFINITION.finditer(source)}
     if b'"""' not in source and b"'''" not in source:
         return names
+    import ast  # noqa: PLC0415 - see above
+
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
@@ -283,9 +285,6 @@ def _defined(path: Path) -> set[str]:
 # -- calling it, and what comes back
 
 
-_LATER = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-
-
 def call(function: Callable[..., Any], **offered: Any) -> Any:
     """Call by keyword with what the function names of `offered`, or with all of it where it takes `**kwargs`.
 
@@ -296,7 +295,13 @@ def call(function: Callable[..., Any], **offered: Any) -> Any:
 
 def fitting(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
     """What `call` gives a function; raises TypeError as it does."""
-    if any(kind(function) for kind in _LATER):
+    if (usual := _usual(function, offered)) is not None:
+        return usual
+    import difflib  # noqa: PLC0415 - see above
+    import inspect  # noqa: PLC0415
+
+    later = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(kind(function) for kind in later):
         raise TypeError(
             f"{_name(function)} is async or has a `yield`, so a call of it does nothing; make it a plain function"
         )
@@ -315,6 +320,24 @@ def fitting(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[st
                 hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
                 raise TypeError(f"{_name(function)} requires {name!r}; it can have {', '.join(offered)}{hint}")
     return given
+
+
+_UNUSUAL = 0x20 | 0x80 | 0x200  # generators and coroutines (inspect.CO_…)
+_TAKES_ALL = 0x08  # **kwargs
+
+
+def _usual(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`fitting` without `inspect`, of a plain function that gets all it requires; None: look more closely."""
+    if type(function) is not FunctionType or vars(function):
+        return None
+    code, kept = function.__code__, function.__kwdefaults__ or {}
+    if code.co_flags & _UNUSUAL or code.co_posonlyargcount:
+        return None
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    optional = {*names[code.co_argcount - len(function.__defaults__ or ()) : code.co_argcount], *kept}
+    if not all(name in offered or name in optional for name in names):
+        return None
+    return dict(offered) if code.co_flags & _TAKES_ALL else {name: offered[name] for name in names if name in offered}
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dcm_processor import contract
 from dcm_processor.contract import (
@@ -319,6 +321,33 @@ def test_a_parameter_by_position_only_is_named() -> None:
     with pytest.raises(TypeError, match="'headers' by position"):
         call(lambda headers, /: None, headers={})
     assert call(lambda x=1, /: x, headers={}) == 1
+
+
+@given(
+    positional=st.lists(st.sampled_from("abcd"), unique=True),
+    defaults=st.integers(0, 4),
+    named=st.lists(st.tuples(st.sampled_from("efgh"), st.booleans()), unique_by=lambda each: each[0]),
+    takes=st.sampled_from([("", ""), ("*rest", ""), ("", "**kwargs"), ("*rest", "**kwargs")]),
+    offered=st.sets(st.sampled_from("abcdefghxy")),
+)
+def test_the_usual_way_gives_what_the_full_one_does(
+    positional: list[str], defaults: int, named: list[tuple[str, bool]], takes: tuple[str, str], offered: set[str]
+) -> None:
+    """Which asks `inspect`, and is asked where the usual one does not know."""
+    first = len(positional) - defaults
+    parts = [name + ("=0" if number >= first else "") for number, name in enumerate(positional)]
+    parts += [takes[0] or "*"] * bool(takes[0] or named) + [name + ("=0" if default else "") for name, default in named]
+    function = eval(f"lambda {', '.join([*parts, *filter(None, takes[1:])])}: dict(locals())")
+    values = dict.fromkeys(offered, 1)
+    usual = contract._usual(function, values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contract, "_usual", lambda *_: None)
+        if usual is None:
+            with pytest.raises(TypeError, match="requires"):
+                call(function, **values)
+        else:
+            assert contract.fitting(function, values) == usual
+    assert (usual is None) == bool({*positional[: max(first, 0)], *(name for name, has in named if not has)} - offered)
 
 
 # -- what comes back
