@@ -3,8 +3,8 @@
 It belongs to one worker and one function of one version of a service. The first job is started like any other, but its
 runner stops when the function's module is imported: from then on it is the zygote, which only forks (worker/zygote.py).
 Every job, the first one too, is such a fork, handed over to this process by a double fork, and under the same limits as
-a command of its own. The fork for the next job is made when one has ended, and waits. A zygote that must not fork runs
-the first job itself and nothing is kept.
+a command of its own. The fork for the next job is made a moment after one has ended, and waits. A zygote that must not
+fork runs the first job itself and nothing is kept.
 
     stdin          the first horse's connection, a Unix socket
     <name>         the socket in the worker's private folder where further horses connect, one after the other
@@ -22,6 +22,7 @@ horse starts its job another way.
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -33,6 +34,7 @@ from typing import Any
 from worker.reaper import (
     PR_SET_CHILD_SUBREAPER,
     Lines,
+    OomKills,
     Reaper,
     family,
     kill_descendants,
@@ -45,6 +47,9 @@ from worker.reaper import (
 
 FORK_PATIENCE = 10.0
 """Seconds that a zygote may take to fork."""
+FORK_DELAY = 0.015
+"""Seconds after a job's end until the next one's fork is made, unless that comes first: while a process forks, others
+wait for memory, and what became of the job is on its way to those that depend on it."""
 _MOST_PRINTED = 64 * 1024
 _ORDER = 1 << 16
 _MOST_FDS = 16
@@ -134,8 +139,17 @@ class Zygote:
 class Job(Reaper):
     """One job: of a zygote that is there, or else the one that starts it and has to wait for the import."""
 
-    def __init__(self, order: dict[str, Any], control: Lines, wake: int, zygote: "Zygote | None", largest: int) -> None:
-        super().__init__(order, control, wake)
+    def __init__(
+        self,
+        order: dict[str, Any],
+        control: Lines,
+        wake: int,
+        oom_kills: OomKills,
+        zygote: "Zygote | None",
+        *,
+        largest: int,
+    ) -> None:
+        super().__init__(order, control, wake, oom_kills)
         self.zygote = zygote
         self._largest = largest
         self._warm = zygote is not None
@@ -249,6 +263,7 @@ class Keeper:
         self._largest = largest
         self._leave_at = time.monotonic() + age
         self._wake = wakes()
+        self._oom_kills = OomKills()
         self._listener: socket.socket | None = None
         self._number = 0  # the inode of the socket's name
         self._zygote: Zygote | None = None
@@ -272,7 +287,8 @@ class Keeper:
                 return False
             try:
                 order["input"] = fds.pop(0)
-                job = Job(order, Lines(connection.fileno(), rest), self._wake, self._zygote, self._largest)
+                lines = Lines(connection.fileno(), rest)
+                job = Job(order, lines, self._wake, self._oom_kills, self._zygote, largest=self._largest)
                 end = job.run()
             except ZygoteError:
                 kill_descendants()
@@ -295,13 +311,16 @@ class Keeper:
         poll = select.poll()
         for fd in (self._listener.fileno(), self._lifeline, self._wake):
             poll.register(fd, select.POLLIN)
-        try:
-            zygote.prepare()
-        except ZygoteError:
-            return None
-        until = min(time.monotonic() + self._idle, self._leave_at)
+        now = time.monotonic()
+        until, fork_at = min(now + self._idle, self._leave_at), now + FORK_DELAY
         while True:
-            events = dict(poll.poll(max(until - time.monotonic(), 0) * 1000 + 1))
+            if time.monotonic() >= fork_at:
+                fork_at = math.inf
+                try:
+                    zygote.prepare()
+                except ZygoteError:
+                    return None
+            events = dict(poll.poll(max(min(until, fork_at) - time.monotonic(), 0) * 1000 + 1))
             if self._lifeline in events:
                 return None
             if self._wake in events:

@@ -18,6 +18,7 @@ nor fills the disk. What it has to say about itself comes as lines of JSON throu
 import contextlib
 import ctypes
 import fcntl
+import functools
 import json
 import os
 import resource
@@ -61,7 +62,7 @@ class Process(NamedTuple):
 
 def family(root: int) -> dict[int, Process]:
     """Every living descendant of `root`: in the time that they take, however many processes there are beside them."""
-    children = _children if os.path.exists(f"/proc/self/task/{os.getpid()}/children") else _lookup()
+    children = _children if _lists_children() else _lookup()
     found: dict[int, Process] = {}
     queue = [root]
     while queue:
@@ -71,14 +72,17 @@ def family(root: int) -> dict[int, Process]:
     return found
 
 
+@functools.cache
+def _lists_children() -> bool:
+    return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
 def _children(parent: int) -> dict[int, Process]:
     """A process's children, those of each of its threads (proc_pid_task(5); kernels without checkpoints lack it)."""
     found: dict[int, Process] = {}
     with contextlib.suppress(OSError):  # it ended meanwhile
         for thread in os.listdir(f"/proc/{parent}/task"):
-            with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:
-                pids = file.read().split()
-            for pid in map(int, pids):
+            for pid in map(int, _read(f"/proc/{parent}/task/{thread}/children").split()):
                 if (process := _process(pid)) is not None:
                     found[pid] = process
     return found
@@ -99,11 +103,21 @@ def _lookup() -> "Callable[[int], dict[int, Process]]":
 
 def _process(pid: int) -> "Process | None":
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except OSError:
         return None  # it ended meanwhile
     return Process(int(fields[1]), int(fields[2]), fields[0] in b"ZX")
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc, by half the system calls that a file object makes: a job's successor waits for it."""
+    fd, data = os.open(path, os.O_RDONLY), b""
+    try:
+        while piece := os.read(fd, 1 << 16):
+            data += piece
+    finally:
+        os.close(fd)
+    return data
 
 
 def _ps(*columns: str) -> "list[list[int]]":
@@ -214,26 +228,49 @@ def proportional(pids: Any) -> int:
     return total
 
 
-def oom_kills() -> int:
-    """How often the kernel's OOM killer struck: in this control group where that is counted, else on this host."""
-    for path, key in _oom_counters():
-        with contextlib.suppress(OSError, ValueError, IndexError), open(path, encoding="ascii") as file:
-            for line in file:
-                if line.startswith(key):
-                    return int(line.split()[1])
-    return 0
+class OomKills:
+    """How often the kernel's OOM killer struck: in this control group where that is counted, else on this host.
+
+    The file is found and opened once: each job waits for the count, and its successor as well.
+    """
+
+    def __init__(self) -> None:
+        self._fd = -1
+        for path in [*_memory_events(), "/proc/vmstat"]:
+            with contextlib.suppress(OSError):
+                self._fd = os.open(path, os.O_RDONLY)
+                if self._read() is not None:
+                    return
+                os.close(self._fd)
+        self._fd = -1
+
+    def count(self) -> int:
+        """0 where nobody counts."""
+        return self._read() or 0
+
+    def _read(self) -> "int | None":
+        data = b""
+        with contextlib.suppress(OSError):  # no counter, or its control group is gone
+            while piece := os.pread(self._fd, 1 << 16, len(data)):
+                data += piece
+        for line in data.splitlines():
+            name, _, value = line.partition(b" ")
+            if name == b"oom_kill" and value.isdigit():
+                return int(value)
+        return None
 
 
-def _oom_counters() -> list[tuple[str, str]]:
-    counters = []
+def _memory_events() -> "list[str]":
+    """Where this process's control group counts, by cgroup v2 or v1 (cgroups(7))."""
+    files = []
     with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="utf-8") as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)
             if not controllers:
-                counters.append((f"/sys/fs/cgroup{path}/memory.events", "oom_kill "))
+                files.append(f"/sys/fs/cgroup{path}/memory.events")
             elif "memory" in controllers.split(","):
-                counters.append((f"/sys/fs/cgroup/memory{path}/memory.oom_control", "oom_kill "))
-    return [*counters, ("/proc/vmstat", "oom_kill ")]
+                files.append(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
+    return files
 
 
 # -- the log
@@ -313,9 +350,10 @@ def wakes() -> int:
 class Reaper:
     """The command, what limits it, and what is known of it."""
 
-    def __init__(self, order: dict[str, Any], control: "Lines", wake: int) -> None:
+    def __init__(self, order: dict[str, Any], control: "Lines", wake: int, oom_kills: OomKills) -> None:
         self.order = order
         self.control = control
+        self._oom_kills = oom_kills
         self.log = Log(order["log"], order["log_limit"])
         self.killed: str | None = None
         self.status: int | None = None
@@ -336,7 +374,7 @@ class Reaper:
 
     def run(self) -> dict[str, Any]:
         """Run the command to its end and say how it was."""
-        kills = oom_kills()
+        kills = self._oom_kills.count()
         self._start()
         self._started = self._measure_at = time.monotonic()
         self._obey(self.control.arrived())
@@ -360,7 +398,7 @@ class Reaper:
             "killed": self.killed,
             "began": self.began,
             "peak_memory": self.peak,
-            "oom_kills": oom_kills() - kills,
+            "oom_kills": max(self._oom_kills.count() - kills, 0),
             "log_size": self.log.size,
             "log_cut": self.log.cut,
             "log_fault": self.log.fault,
@@ -583,7 +621,7 @@ def main() -> None:
     for fd in order["keep"] + ([] if order["input"] is None else [order["input"]]):
         os.set_inheritable(fd, False)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    end = memoryview(json.dumps(Reaper(order, control, wakes()).run()).encode() + b"\n")
+    end = memoryview(json.dumps(Reaper(order, control, wakes(), OomKills()).run()).encode() + b"\n")
     with contextlib.suppress(BrokenPipeError):
         while end:
             end = end[os.write(1, end) :]

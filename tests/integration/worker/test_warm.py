@@ -16,7 +16,7 @@ import pytest
 from dcm_processor.outcome import Outcome
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import ExitReason
-from tests.integration.worker.conftest import Stand, gone, horse_of
+from tests.integration.worker.conftest import Stand, command_of, gone, horse_of
 from tests.waiting import wait_until
 from worker.contained import Command, End
 from worker.reaper import family
@@ -59,9 +59,9 @@ def runs(stand: Stand, number: int) -> tuple[int, int]:
 
 def zygote_of(job: int, keeper: int) -> int:
     """The child of a keeper that has imported what the job needs: the command line is the same."""
-    command = Path(f"/proc/{job}/cmdline").read_bytes()
+    command = command_of(job)
     children = [pid for pid, each in family(keeper).items() if each.parent == keeper and pid != job]
-    (found,) = [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == command]
+    (found,) = [pid for pid in children if command_of(pid) == command]
     return found
 
 
@@ -72,8 +72,13 @@ def kept(worker: "subprocess.Popen[bytes]") -> set[int]:
 
 def with_module(worker: "subprocess.Popen[bytes]") -> list[int]:
     """The processes that an idle worker keeps with the module imported: a zygote, then the fork that waits."""
-    wait_until(lambda: len(kept(worker)) == 3, what="a keeper, its zygote and a fork")
-    return sorted(pid for pid in kept(worker) if "runner.py" in Path(f"/proc/{pid}/cmdline").read_text())
+
+    def found() -> list[int]:
+        all_kept = kept(worker)
+        own = sorted(pid for pid in all_kept if b"runner.py" in command_of(pid))
+        return own if len(all_kept) == 3 and len(own) == 2 else []
+
+    return wait_until(found, what="a keeper, its zygote and a fork")
 
 
 def test_the_second_job_is_warm_and_has_nothing_of_the_first(stand: Stand) -> None:
@@ -282,6 +287,19 @@ def test_a_zygote_that_dies_or_stands_still_costs_no_job(stand: Stand) -> None:
         for pid in reversed(with_module(worker)):  # the fork dies with its zygote
             os.kill(pid, strike)
     assert run(stand, 3).exitReason is ExitReason.DONE
+
+
+def test_a_job_for_which_no_fork_waits_is_forked_when_it_comes(stand: Stand) -> None:
+    """As one that comes before the next fork is made, which is a moment after a job's end."""
+    stand.service(COUNTS)
+    worker = stand.start()
+    run(stand, 0)
+    zygote, fork = with_module(worker)
+    os.kill(fork, signal.SIGKILL)
+    wait_until(lambda: kept(worker) & {zygote, fork} == {zygote}, what="the fork is gone")
+    outcome = run(stand, 1)
+    assert (outcome.exitReason, outcome.details["warm"]) == (ExitReason.DONE, True)
+    wait_until(lambda: with_module(worker)[0] == zygote, what="the same zygote, and a fork for the next job")
 
 
 def test_a_job_that_ends_before_its_horse_goes_on_has_run_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,9 +69,9 @@ def test_what_was_lost_while_the_disk_was_full_is_marked(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("kernel_lists_children", [True, False])
 def test_a_family_holds_grandchildren(monkeypatch: pytest.MonkeyPatch, *, kernel_lists_children: bool) -> None:
     """Those that a thread started too."""
-    exists = os.path.exists
+    assert reaper._lists_children()
     if not kernel_lists_children:
-        monkeypatch.setattr(os.path, "exists", lambda path: not str(path).endswith("/children") and exists(path))
+        monkeypatch.setattr(reaper, "_lists_children", lambda: False)
     start = "subprocess.run(['sleep', '60'])"
     code = f"import subprocess, threading; threading.Thread(target=lambda: {start}).start(); {start}"
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as child:
@@ -88,5 +88,21 @@ def test_a_family_holds_grandchildren(monkeypatch: pytest.MonkeyPatch, *, kernel
 
 
 def test_the_kernels_kills_are_counted_somewhere() -> None:
-    assert reaper.oom_kills() >= 0
-    assert reaper._oom_counters()[-1] == ("/proc/vmstat", "oom_kill ")
+    vmstat = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    counts = [int(vmstat["oom_kill"])] + [
+        int(line.split()[1])
+        for file in map(Path, reaper._memory_events()) if file.exists()
+        for line in file.read_text().splitlines() if line.startswith("oom_kill ")
+    ]  # fmt: skip
+    assert reaper.OomKills().count() in counts
+
+
+def test_a_control_group_that_is_gone_counts_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "memory.events").write_text("low 0\noom 3\noom_kill 2\noom_group_kill 0\n")
+    monkeypatch.setattr(reaper, "_memory_events", lambda: [str(tmp_path / "none"), str(tmp_path / "memory.events")])
+    kills = reaper.OomKills()
+    assert kills.count() == 2
+    (tmp_path / "memory.events").write_text("low 0\noom 4\noom_kill 3\noom_group_kill 0\n")
+    assert kills.count() == 3
+    (tmp_path / "memory.events").write_text("")
+    assert kills.count() == 0
