@@ -7,12 +7,12 @@ says after every change of a state has no job that waits for ever.
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dcm_processor.vocabulary import JobState, OnDependencyFailure, Stage
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """A scheduled job of a plan; `dependencies` are ids of scheduled jobs it waits for."""
 
     job_id: str
@@ -73,12 +73,14 @@ class _Run:
 
     def skip_dependents(self) -> None:
         """Skip, at any depth, what wants dependencies to finish that ended otherwise."""
+        ended = [job for job, state in self.states.items() if state in _SAID]
+        if not ended:
+            return
         wanting = defaultdict(list)
         for node in self.plan:
             if node.on_dependency_failure is OnDependencyFailure.SKIP:
                 for dependency in node.dependencies:
                     wanting[dependency].append(node.job_id)
-        ended = [job for job, state in self.states.items() if state in _SAID]
         # Those that began it come first, so that each skipped job can name the one it goes back to.
         for root in sorted(ended, key=lambda job: self.states[job] is JobState.SKIPPED):
             if root in self._roots:

@@ -1,7 +1,7 @@
 """How an attempt ended: what a worker spools and sends, and the controller judges and keeps."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from dcm_processor.compact_json import dumps
@@ -32,7 +32,7 @@ class Outcome:
     results: tuple[NamedResult, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "results": [result.to_json() for result in self.results]}
+        return {**vars(self), "results": [result.to_json() for result in self.results]}
 
     @classmethod
     def from_json(cls, value: Any, tell: Callable[[str], object] = lambda _: None) -> Self:

@@ -31,11 +31,14 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def boot_time() -> float:
+    """Seconds that count on while this machine is suspended, which those of time.monotonic() do not (Linux)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 def suspended_seconds() -> float:
-    """How long this machine was suspended since it was started (clock_gettime(2): boot time against monotonic)."""
-    if not hasattr(time, "CLOCK_BOOTTIME"):
-        return 0.0
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    """How long this machine was suspended since it was started."""
+    return boot_time() - time.monotonic()
 
 
 def be_killed_first() -> None:

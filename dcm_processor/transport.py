@@ -11,7 +11,7 @@ All values are JSON; nothing is ever unpickled.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import redis
@@ -102,7 +102,11 @@ class Report:
     claim: str  # the claim's token: worker name and a random part
     worker: str
     host: str
-    outcome: dict[str, Any] = field(default_factory=dict)  # Outcome of worker/outcome.py as JSON
+    outcome: dict[str, Any] = field(default_factory=dict)  # Outcome of dcm_processor/outcome.py as JSON
+
+    def ended(self, outcome: dict[str, Any]) -> "Report":
+        """The same attempt's `outcome`."""
+        return replace(self, kind="outcome", outcome=outcome)
 
 
 @dataclass(frozen=True)
@@ -172,10 +176,9 @@ class Transport:
                     pipe.set(PREFIX + "ack:" + attempt_id, "1", ex=ACK_SECONDS)
             pipe.execute()
 
-    def has_plan(self, plan_id: str) -> bool:
-        """Whether what the plan's attempts share lies there."""
-        with answers():
-            return bool(self.redis.exists(PREFIX + "plan:" + plan_id))
+    def push(self, plan_id: str, queue_key: str, attempt_ids: Sequence[str], pipeline: "redis.client.Pipeline") -> None:
+        """Have a pipeline put attempts on a queue of RQ; it answers 0, and does not, where what they share is gone."""
+        pipeline.eval(_PUSH, 2, PREFIX + "plan:" + plan_id, queue_key, *attempt_ids)
 
     def forget_plan(self, plan_id: str) -> None:
         with answers():
@@ -385,5 +388,12 @@ if redis.call('GET', KEYS[2]) == ARGV[1] then return 1 end -- ours: the answer t
 if not redis.call('SET', KEYS[2], ARGV[1], 'NX') then return 0 end
 redis.call('HSET', KEYS[4], ARGV[3], ARGV[1])
 redis.call('XADD', KEYS[3], '*', 'report', ARGV[2])
+return 1
+"""
+
+_PUSH = """
+-- KEYS: plan, queue   ARGV: attemptIds
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+for _, attempt in ipairs(ARGV) do redis.call('RPUSH', KEYS[2], attempt) end
 return 1
 """

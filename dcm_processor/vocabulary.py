@@ -63,7 +63,10 @@ class JobState(StrEnum):
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen to the job."""
-        return self not in (JobState.WAITING, JobState.QUEUED, JobState.STARTED, JobState.RETRYING)
+        return self not in _UNENDED
+
+
+_UNENDED = frozenset({JobState.WAITING, JobState.QUEUED, JobState.STARTED, JobState.RETRYING})
 
 
 class AttemptState(StrEnum):

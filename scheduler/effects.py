@@ -1,21 +1,25 @@
 """What follows a committed transaction: files renamed, attempts pushed, keys removed. Each can be done again."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import structlog
-from sqlalchemy import RowMapping
 
 from dcm_processor.errors import ServiceError, TransportUnavailableError
 from dcm_processor.ledger import Lease, Ledger
 from dcm_processor.ledger.leases import check
+from dcm_processor.process import boot_time
 from dcm_processor.store import Store
 from dcm_processor.transport import PlanOrder, Transport
 from scheduler.enqueue import Made, enqueue, orders, plan_order
 from scheduler.results import Results
 
 log = structlog.get_logger()
+
+STOOD_STILL = 1.0
+"""Seconds after which a leader looks whether it still leads; another one waits for longer before it takes over."""
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Effects:
     # In the transaction itself: studies whose plans are to be taken on, and of studies of which nothing else was
     # touched the jobs that finished.
     touched: list[str] = field(default_factory=list)
-    finished: dict[str, list[RowMapping]] = field(default_factory=lambda: defaultdict(list))
+    finished: dict[str, list[Mapping[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     # After it:
     publish: list[tuple[str, str]] = field(default_factory=list)  # (attempt id, folder relative to DATA)
     new: list[tuple[PlanOrder, list[Made]]] = field(default_factory=list)  # of new plans, which Redis does not have
@@ -40,7 +44,7 @@ class Effects:
     ended_plans: list[str] = field(default_factory=list)
     told: list[dict[str, Any]] = field(default_factory=list)  # attempts that ended, for the log
 
-    def goes_on(self, job: RowMapping, *, finished: bool) -> None:
+    def goes_on(self, job: Mapping[str, Any], *, finished: bool) -> None:
         """Have the plan taken on after an attempt of the job ended."""
         if finished:
             self.finished[job["study_id"]].append(job)
@@ -62,10 +66,11 @@ class Effects:
     ) -> None:
         """Results first, so that whoever depends on them finds them; what would not is left for repair to push.
 
-        With a lease: raises LeaseLostError where another leads by now, who has done all of it. One who is stopped after
-        that look does late what is harmless: what is pushed again was claimed before, or is refused (Transport.claim).
+        With a lease: raises LeaseLostError where another leads by now, who has done all of it; which is looked at where
+        this process stood still since its transaction. One who is stopped after that does late what is harmless: what
+        is pushed again was claimed before, or is refused (Transport.claim).
         """
-        if lease is not None and self != Effects():
+        if lease is not None and boot_time() > lease.seen_at + STOOD_STILL and self != Effects():
             with ledger.read() as db:
                 check(db, lease)
         for attempt_id, folder in self.publish:
@@ -91,9 +96,12 @@ class Effects:
                 found.append((None, orders(db, plan_id, job_ids)))
         for plan, made in found:
             if complete := [(order, queue) for order, queue in made if not results.lacks(order.inputs)]:
-                shared = plan or _lacking(ledger, transport, complete[0][0].planId)
-                shared = shared and replace(shared, dataId=results.data_id, current=_current(store))
-                enqueue(transport, shared, complete)
+                shared = plan
+                if shared is None and not enqueue(transport, None, complete):  # Redis has lost it
+                    with ledger.read() as db:
+                        shared = plan_order(db, complete[0][0].planId)
+                if shared is not None:
+                    enqueue(transport, replace(shared, dataId=results.data_id, current=_current(store)), complete)
         if self.cancel:
             transport.request_cancel(self.cancel)
         if self.accepted:
@@ -109,11 +117,3 @@ def _current(store: Store) -> dict[str, str]:
     except ServiceError as error:
         log.warning("jobs start without the code of other services", error=str(error))
         return {}
-
-
-def _lacking(ledger: Ledger, transport: Transport, plan_id: str) -> PlanOrder | None:
-    """What the plan's attempts share, unless Redis has it."""
-    if transport.has_plan(plan_id):
-        return None
-    with ledger.read() as db:
-        return plan_order(db, plan_id)

@@ -1,10 +1,11 @@
 """What workers report, taken into the ledger: an attempt started, an attempt ended. Each attempt ends once."""
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from dcm_processor.judgement import Tries, judge
 from dcm_processor.ledger import attempts, plans, repairs, results
@@ -56,7 +57,7 @@ def take(db: Connection, report: Report, effects: Effects, *, now: float) -> Non
 
 def end(
     db: Connection,
-    found: tuple[RowMapping, RowMapping],
+    found: tuple[Mapping[str, Any], Mapping[str, Any]],
     outcome: Outcome,
     effects: Effects,
     *,
@@ -70,9 +71,9 @@ def end(
     """
     attempt, job = found
     attempt_id = attempt["attempt_id"]
-    settings = JobSettings.from_json(job["settings"])
+    retry = JobSettings.from_json(job["settings"]).retry
     tries = Tries(job["failures"], job["transients"], job["losses"], job["outages"])
-    judgement = judge(outcome, tries, settings.retry, random.random())  # noqa: S311 - jitter, no secret
+    judgement = judge(outcome, tries, retry, random.random())  # noqa: S311 - jitter, no secret
     state, reason = judgement.job, judgement.reason
     if not state.ended and not plans.is_active(db, job["plan_id"]):
         state, reason = JobState.SUPERSEDED, "superseded while it ran"

@@ -80,8 +80,10 @@ def progress(db: Connection, study_id: str, effects: Effects, finished: Sequence
         studies.set_state(db, study_id, StudyState.RUNNING, now=now)  # others run, and nobody waits for this one
         return False
     series = _concerned(db, plan["plan_id"], finished)
-    rows = _taken_over(db, plans.outline(db, plan["plan_id"], series))
-    blocked = plans.predecessor_runs(db, study_id, plan["plan_id"])
+    # No plan is made in a transaction that takes outcomes: this one was committed before.
+    whole = plans.small(db, plan["plan_id"]) if finished and not series else []
+    rows = _taken_over(db, whole or plans.outline(db, plan["plan_id"], series))
+    blocked = bool(plan["blocked"])
     decision = decide_within(rows, finished, blocked=blocked) if series else decide(rows, blocked=blocked)
     attempts.skip(db, decision.skipped, now=now)
     ready = set(decision.ready)
@@ -89,14 +91,16 @@ def progress(db: Connection, study_id: str, effects: Effects, finished: Sequence
     state, reason = decision.study, decision.reason
     if decision.ended and (unplanned := studies.unplanned(db, study_id)) is not None:
         state, reason = unplanned
-    studies.set_state(db, study_id, state, reason=reason, now=now)
+    if (state, reason) != (plan["state"], plan["reason"]):
+        studies.set_state(db, study_id, state, reason=reason, now=now)
     ends = decision.ended and plan["ended_at"] is None
     if ends:
         plans.end(db, plan["plan_id"], now=now)
         effects.ended_plans.append(plan["plan_id"])
     if ready:
         apply(decision, rows, now=now)
-        effects.orders.append(orders_of(rows, plans.jobs_by_id(db, study_id, ready)))
+        made = [row for row in rows if row["job_id"] in ready] if whole else plans.jobs_by_id(db, study_id, ready)
+        effects.orders.append(orders_of(rows, made))
     return bool(ready or decision.skipped or ends)
 
 

@@ -21,12 +21,16 @@ class Cancelled:
     attempts: Sequence[str] = ()
 
 
-_UNENDED = (JobState.WAITING, JobState.QUEUED, JobState.STARTED, JobState.RETRYING)
+_UNENDED = tuple(state for state in JobState if not state.ended)
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 
 # Made once: whoever waits for a job's successor waits for these, and an idle controller asks every second.
-_ATTEMPT = select(attempts).where(attempts.c.attempt_id == bindparam("attempt"))
-_JOB = select(jobs).where(jobs.c.job_id == bindparam("job"))
+_ATTEMPT = (
+    select(attempts, jobs)
+    .join(jobs, jobs.c.job_id == attempts.c.job_id)
+    .where(attempts.c.attempt_id == bindparam("attempt"))
+)
+_ATTEMPT_COLUMNS, _JOB_COLUMNS = attempts.c.keys(), jobs.c.keys()
 _RETRIES_DUE = (
     select(jobs).where(jobs.c.state == JobState.RETRYING, jobs.c.due_at <= bindparam("now")).order_by(jobs.c.due_at)
 )
@@ -55,12 +59,13 @@ def queue(db: Connection, rows: Sequence[Mapping[Any, Any]], *, now: float) -> l
     return [str(row["attempt_id"]) for row in made]
 
 
-def get(db: Connection, attempt_id: str) -> tuple[RowMapping, RowMapping] | None:
+def get(db: Connection, attempt_id: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The attempt and its job; None where the ledger knows no such attempt."""
-    attempt = db.execute(_ATTEMPT, {"attempt": attempt_id}).mappings().one_or_none()
-    if attempt is None:
+    found = db.execute(_ATTEMPT, {"attempt": attempt_id}).one_or_none()
+    if found is None:
         return None
-    return attempt, db.execute(_JOB, {"job": attempt["job_id"]}).mappings().one()
+    values = iter(found)
+    return {name: next(values) for name in _ATTEMPT_COLUMNS}, {name: next(values) for name in _JOB_COLUMNS}
 
 
 def finished_among(db: Connection, attempt_ids: Sequence[str]) -> dict[str, RowMapping]:
@@ -102,7 +107,7 @@ def unended_among(db: Connection, attempt_ids: Sequence[str]) -> set[str]:
 
 
 def start(
-    db: Connection, attempt: RowMapping, *, worker: str | None = None, host: str | None = None, now: float
+    db: Connection, attempt: Mapping[str, Any], *, worker: str | None = None, host: str | None = None, now: float
 ) -> None:
     """A worker claimed the attempt; which one is None as long as only the claim was seen."""
     db.execute(

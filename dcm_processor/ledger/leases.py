@@ -1,15 +1,17 @@
 """Who leads: one holder at a time, with an epoch that every transaction of the leader checks."""
 
+import math
 import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from dcm_processor.errors import TransientError
 from dcm_processor.ledger.schema import leases
+from dcm_processor.process import boot_time
 
 LEADER = "controller"
 """The lease of the one controller that leads."""
@@ -21,13 +23,14 @@ class LeaseLostError(TransientError):
     """Another leader took over; whatever this one still wants to write must not be written."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lease:
-    """A lease as its holder got it."""
+    """A lease as its holder got it; `seen_at`: when it was last found to be in force (seconds of `boot_time`)."""
 
     name: str
     holder: str
     epoch: int
+    seen_at: float = field(default=-math.inf, compare=False)
 
 
 class Watch:
@@ -81,9 +84,11 @@ def release(db: Connection, lease: Lease) -> None:
 
 def check(db: Connection, lease: Lease) -> None:
     """Raise LeaseLostError unless `lease` is in force (PostgreSQL keeps it locked until the transaction ends)."""
+    now = boot_time()
     epoch = db.execute(_EPOCH, {"of": lease.name}).scalar_one_or_none()
     if epoch != lease.epoch:
         raise LeaseLostError(f"{lease.name}: epoch {lease.epoch} ended, {epoch} is in force")
+    lease.seen_at = now
 
 
 def keep_leader_out(db: Connection) -> None:

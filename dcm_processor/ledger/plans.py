@@ -5,24 +5,55 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    Exists,
     RowMapping,
     and_,
     bindparam,
+    exists,
     func,
     insert,
+    or_,
     select,
     union_all,
     update,
 )
 
 from dcm_processor import identity
-from dcm_processor.ledger.schema import attempts, jobs, plans, tombstones
+from dcm_processor.ledger.schema import attempts, jobs, plans, studies, tombstones
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
 
 _RUNNING = (JobState.QUEUED, JobState.STARTED, JobState.RETRYING)
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 
-# Made once: whoever waits for a job's successor waits for these.
+
+def _another_runs(study: Any, plan: Any) -> Exists:
+    """Whether a job of another plan of the study runs."""
+    others, theirs = plans.alias(), jobs.alias()
+    return exists().where(
+        others.c.study_id == study, others.c.plan_id != plan,
+        theirs.c.plan_id == others.c.plan_id, theirs.c.state == JobState.STARTED,
+    )  # fmt: skip
+
+
+# Made once: whoever waits for a job's successor waits for these. No IN, which is written out anew at each execution.
+_ANOTHER_RUNS = select(_another_runs(bindparam("study"), bindparam("plan")))
+_ACTIVE = (
+    select(
+        plans.c.plan_id,
+        plans.c.ended_at,
+        studies.c.state,
+        studies.c.reason,
+        *(
+            exists()
+            .where(jobs.c.plan_id == plans.c.plan_id, or_(*(jobs.c.state == state for state in states)))
+            .label(name)
+            for name, states in (("waits", (JobState.WAITING,)), ("runs", _RUNNING))
+        ),
+        _another_runs(plans.c.study_id, plans.c.plan_id).label("blocked"),
+    )
+    .join(studies, studies.c.study_id == plans.c.study_id)
+    .where(plans.c.study_id == bindparam("study"), plans.c.active)
+)
 _ADD, _ADD_JOBS, _ADD_ATTEMPTS = insert(plans), insert(jobs), insert(attempts)
 _LARGE = ("headers", "instances")  # megabytes, of a study of many series or instances
 _LATEST = (
@@ -31,25 +62,34 @@ _LATEST = (
     .order_by(plans.c.created_at.desc(), plans.c.run.desc())
     .limit(1)
 )
-_ACTIVE = select(
-    plans.c.plan_id,
-    plans.c.ended_at,
-    *(
-        select(jobs.c.job_id).where(jobs.c.plan_id == plans.c.plan_id, jobs.c.state.in_(states)).exists().label(name)
-        for name, states in (("waits", (JobState.WAITING,)), ("runs", _RUNNING))
-    ),
-).where(plans.c.study_id == bindparam("study"), plans.c.active)
 _JOBS_OF = select(jobs).where(jobs.c.plan_id == bindparam("plan")).order_by(jobs.c.position)
+_OUTLINED = (
+    "job_id", "study_id", "series_id", "job_name", "verdict", "reason", "state", "dependencies", "reused_from",
+    "attempt",
+)  # fmt: skip
 _OUTLINE = (
     select(
-        *(jobs.c[name] for name in ("job_id", "study_id", "series_id", "job_name", "verdict", "reason", "state")),
-        *(jobs.c[name] for name in ("dependencies", "reused_from", "attempt")),
+        *(jobs.c[name] for name in _OUTLINED),
         jobs.c.settings["stage"].as_string().label("stage"),
         jobs.c.settings["onDependencyFailure"].as_string().label("on_failure"),
     )
     .where(jobs.c.plan_id == bindparam("plan"))
     .order_by(jobs.c.position)
 )
+_CHANGING = ("reason", "state", "reused_from", "attempt")
+_FIXED = ("job_id", "plan_id", "study_id", "series_id", "job_name", "service", "digest", "settings", "verdict",
+          "dependencies", "queue")  # fmt: skip
+_FEW_FIXED = (
+    select(*(jobs.c[name] for name in _FIXED))
+    .where(jobs.c.plan_id == bindparam("plan"))
+    .order_by(jobs.c.position)
+    .limit(bindparam("most"))
+)
+_NOW = (
+    select(*(jobs.c[name] for name in _CHANGING)).where(jobs.c.plan_id == bindparam("plan")).order_by(jobs.c.position)
+)
+_KEPT = "jobs of plans"
+_KEPT_PLANS, _KEPT_JOBS = 16, 100
 _LAST_RUNS = union_all(
     *(
         select(func.max(table.c.run)).where(
@@ -58,14 +98,8 @@ _LAST_RUNS = union_all(
         for table in (plans, tombstones)
     )
 )
+_BY_ID = select(jobs).where(jobs.c.study_id == bindparam("study"), jobs.c.job_id.in_(bindparam("jobs", expanding=True)))
 _UNENDED = select(plans.c.study_id).where(plans.c.active, plans.c.ended_at.is_(None))
-_PREDECESSOR_RUNS = (
-    select(jobs.c.job_id)
-    .join(plans, plans.c.plan_id == jobs.c.plan_id)
-    .where(plans.c.study_id == bindparam("study"), plans.c.plan_id != bindparam("plan"))
-    .where(jobs.c.state == JobState.STARTED)
-    .limit(1)
-)
 
 
 def get(db: Connection, plan_id: str) -> RowMapping | None:
@@ -73,7 +107,10 @@ def get(db: Connection, plan_id: str) -> RowMapping | None:
 
 
 def active(db: Connection, study_id: str) -> RowMapping | None:
-    """The study's active plan: plan_id, ended_at; `waits`, `runs`: whether jobs of it wait, or are on their way."""
+    """The study's active plan: plan_id, ended_at, and the study's state and reason.
+
+    `waits`, `runs`: whether jobs of it wait, or are on their way; `blocked`: whether one of an earlier plan runs.
+    """
     return db.execute(_ACTIVE, {"study": study_id}).mappings().one_or_none()
 
 
@@ -168,10 +205,29 @@ def outline(db: Connection, plan_id: str, series: Collection[str] = ()) -> list[
     With `series` only those of the study as a whole and of these series.
     """
     query = _OUTLINE.where(jobs.c.series_id.in_(series) | jobs.c.series_id.is_(None)) if series else _OUTLINE
-    found = [dict(row) for row in db.execute(query, {"plan": plan_id}).mappings()]
-    for row in found:
-        row["settings"] = {"stage": row.pop("stage"), "onDependencyFailure": row.pop("on_failure")}
-    return found
+    return [
+        {**dict(zip(_OUTLINED, values, strict=True)), "settings": {"stage": stage, "onDependencyFailure": on_failure}}
+        for *values, stage, on_failure in db.execute(query, {"plan": plan_id})
+    ]
+
+
+def small(db: Connection, plan_id: str) -> list[dict[str, Any]]:
+    """The jobs of a plan that was committed before, in plan order, with all that orders are made of; [] of a large one.
+
+    What never changes of them is read once, and kept with the connection: whoever waits for a job's successor waits for
+    this.
+    """
+    kept: dict[str, list[dict[str, Any]]] = db.info.setdefault(_KEPT, {})
+    if (fixed := kept.get(plan_id)) is None:
+        found = db.execute(_FEW_FIXED, {"plan": plan_id, "most": _KEPT_JOBS + 1}).all()
+        fixed = [dict(zip(_FIXED, row, strict=True)) for row in found] if len(found) <= _KEPT_JOBS else []
+        kept[plan_id] = fixed
+        if len(kept) > _KEPT_PLANS:
+            del kept[next(iter(kept))]
+    if not fixed:
+        return []
+    now = db.execute(_NOW, {"plan": plan_id})
+    return [{**job, **dict(zip(_CHANGING, row, strict=True))} for job, row in zip(fixed, now, strict=True)]
 
 
 def others_go_on(db: Connection, plan_id: str, job_name: str) -> bool:
@@ -185,8 +241,7 @@ def jobs_by_id(db: Connection, study_id: str, job_ids: Collection[str]) -> Seque
     found: list[RowMapping] = []
     ids = list(job_ids)
     for start in range(0, len(ids), 1000):  # a database takes so many parameters, not any number
-        query = select(jobs).where(jobs.c.study_id == study_id, jobs.c.job_id.in_(ids[start : start + 1000]))
-        found += db.execute(query).mappings()
+        found += db.execute(_BY_ID, {"study": study_id, "jobs": ids[start : start + 1000]}).mappings()
     return sorted(found, key=lambda job: job["position"])
 
 
@@ -201,7 +256,7 @@ def ended_among(db: Connection, job_ids: Sequence[str]) -> dict[str, RowMapping]
 
 def predecessor_runs(db: Connection, study_id: str, plan_id: str) -> bool:
     """Whether a job of an earlier plan of the study still runs."""
-    return db.execute(_PREDECESSOR_RUNS, {"study": study_id, "plan": plan_id}).first() is not None
+    return bool(db.execute(_ANOTHER_RUNS, {"study": study_id, "plan": plan_id}).scalar_one())
 
 
 def idle(db: Connection) -> Sequence[str]:

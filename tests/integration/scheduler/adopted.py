@@ -1,10 +1,11 @@
 """A plan in a ledger, taken on outcome by outcome without controller, Orthanc and workers."""
 
+import copy
 import json
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Engine, event
 
@@ -36,12 +37,21 @@ class AdoptedPlan:
         self.transport, self.results = transport, Results(folder / "data")
         defaults = Defaults(Level.STUDY, "default", ("default",))
         self.store = Store(folder / "registry", folder / "modules", defaults)
-        self.study_id = str(uuid.uuid4())
-        self.ledger.record_event(EventKind.STABLE, self.study_id)
         entries = [{"worker": "svc.work", "callback": "svc.applies", "level": "series", **job} for job in jobs]
         manifest = parse_manifest(json.dumps(entries), "svc", defaults)
         self.registry = combine([("svc", "0" * 32, manifest)])
+        self._begin()
+
+    def _begin(self) -> None:
+        self.study_id = str(uuid.uuid4())
+        self.ledger.record_event(EventKind.STABLE, self.study_id)
         self.plan_id = self.adopt()
+
+    def another(self) -> Self:
+        """The same of another study, in the same ledger."""
+        other = copy.copy(self)
+        other._begin()
+        return other
 
     def adopt(self, *wanted: str) -> str:
         """Plan the study, and so often again; `wanted` are the jobs of a rerun."""

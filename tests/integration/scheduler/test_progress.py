@@ -2,17 +2,26 @@
 
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dcm_processor import identity
-from dcm_processor.ledger import plans
+from dcm_processor.ledger import LeaseLostError, leases, plans
+from dcm_processor.process import boot_time
 from dcm_processor.transport import PREFIX, Transport
 from dcm_processor.vocabulary import Stage
+from scheduler import progress
+from scheduler.effects import STOOD_STILL, Effects
 from scheduler.results import Results
 from tests.integration.scheduler.adopted import SERIES, AdoptedPlan
+
+CHAIN = [
+    {"jobName": name, "level": "study", "dependsOn": before, "params": {"n": name}}
+    for before, name in ((None, "one"), ("one", "two"), ("two", "three"))
+]
 
 
 def test_an_outcome_that_nobody_waits_for_reads_no_other_jobs_and_no_headers(
@@ -27,6 +36,87 @@ def test_an_outcome_that_nobody_waits_for_reads_no_other_jobs_and_no_headers(
     study = plan.ledger.study(plan.study_id)
     assert study is not None
     assert study["state"] == "finished"
+
+
+def test_an_outcome_that_somebody_waits_for_costs_few_statements(tmp_path: Path, transport: Transport) -> None:
+    """Each of them is time between a job's end and its dependent's start."""
+    plan = AdoptedPlan(tmp_path, transport, CHAIN)
+    first, second = (
+        [each for each in plan.finish(name, None) if not each.startswith("BEGIN")] for name in ("one", "two")
+    )
+    assert [row["state"] for row in plan.rows()] == ["finished", "finished", "queued"]
+    assert len(first) == 8, first
+    assert len(second) == 7, second
+    assert [each for each in first if "jobs.settings" in each.partition("FROM")[0] and "attempts" not in each]
+    assert not [each for each in second if "jobs.settings" in each.partition("FROM")[0] and "attempts" not in each]
+
+
+@pytest.mark.parametrize(("jobs", "of_plans"), [(100, 16), (2, 16), (100, 1)])
+def test_plans_go_on_alike_whatever_is_kept_of_them(
+    tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPatch, jobs: int, of_plans: int
+) -> None:
+    """All of their jobs, those of a plan that is too large, or of one plan at a time."""
+    monkeypatch.setattr(plans, "_KEPT_JOBS", jobs)
+    monkeypatch.setattr(plans, "_KEPT_PLANS", of_plans)
+    plan = AdoptedPlan(tmp_path, transport, CHAIN)
+    others = [plan.another() for _ in range(2)]
+    for name, follower in (("one", "two"), ("two", "three")):
+        for each in (plan, *others):
+            each.finish(name, None)
+            found = transport.order(identity.attempt_id(identity.job_id(each.plan_id, follower, None), 1))
+            assert found is not None
+            order = found[0]
+            assert (order.studyId, order.jobName, order.params) == (each.study_id, follower, {"n": follower})
+            assert order.inputs == {name: f"results/{each.study_id}/{name}"}
+
+
+def test_a_transaction_that_is_undone_leaves_nothing_of_it_for_the_next_one(
+    tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = AdoptedPlan(tmp_path, transport, CHAIN)
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "orders_of", lambda *_: (_ for _ in ()).throw(OSError("no power")))
+        with pytest.raises(OSError, match="power"):
+            plan.finish("one", None)
+    assert [row["state"] for row in plan.rows()] == ["queued", "waiting", "waiting"]
+    for name in ("one", "two", "three"):
+        plan.finish(name, None)
+    assert {row["state"] for row in plan.rows()} == {"finished"}
+
+
+def test_a_leader_that_stood_still_before_what_follows_from_its_transaction_looks_whether_it_leads(
+    tmp_path: Path, transport: Transport
+) -> None:
+    plan = AdoptedPlan(tmp_path, transport, [{"jobName": "one"}])
+    effects = Effects(cancel=["an-attempt"])
+    with plan.ledger.write() as db:
+        lease = leases.acquire(db, leases.LEADER, "a:1:1", leases.Watch(), now=0.0, seconds=1.0)
+        assert leases.acquire(db, leases.LEADER, "b:2:2", leases.Watch(), now=9.0, seconds=1.0)
+    assert lease is not None
+    with pytest.raises(LeaseLostError), plan.ledger.write(lease):
+        pass
+    with pytest.raises(LeaseLostError):  # it has never been seen in force
+        effects.carry_out(plan.ledger, transport, plan.results, plan.store, lease)
+    assert not transport.given_up("an-attempt")
+    lease.seen_at = boot_time() - STOOD_STILL - 0.1
+    with pytest.raises(LeaseLostError):
+        effects.carry_out(plan.ledger, transport, plan.results, plan.store, lease)
+    assert not transport.given_up("an-attempt")
+
+
+def test_what_follows_at_once_from_a_transaction_needs_no_further_look_at_the_lease(
+    tmp_path: Path, transport: Transport
+) -> None:
+    plan = AdoptedPlan(tmp_path, transport, [{"jobName": "one"}])
+    with plan.ledger.write() as db:
+        lease = leases.acquire(db, leases.LEADER, "a:1:1", leases.Watch(), now=time.time(), seconds=9.0)
+    assert lease is not None
+    with plan.ledger.write(lease):
+        pass
+    plan.ledger.close()
+    Path(tmp_path / "ledger.sqlite").unlink()  # so that a look at it would fail
+    Effects(cancel=["an-attempt"]).carry_out(plan.ledger, transport, plan.results, plan.store, lease)
+    assert transport.given_up("an-attempt")
 
 
 MIXED = [
