@@ -19,13 +19,17 @@ Entry = tuple[str, dict[str, bytes]]
 
 
 class StreamReader(threading.Thread):
-    """Keeps what came on REPORTS until it is taken; `bell` is readable when something came, or `ring` was called."""
+    """Keeps what came on REPORTS until it is taken; `bell` is readable when something came, or `ring` was called.
+
+    More is read once `go_on` was called: who is at what came is not to share the interpreter meanwhile.
+    """
 
     def __init__(self, redis_url: str) -> None:
         super().__init__(name="streams", daemon=True)
         self._transport = Transport(redis_url)
         self._entries: deque[Entry] = deque()
         self._from_start = threading.Event()
+        self._going = threading.Event()
         self._closed = threading.Event()
         self.bell, self._rope = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -40,12 +44,17 @@ class StreamReader(threading.Thread):
             os.read(self.bell, 65536)
         return [self._entries.popleft() for _ in range(len(self._entries))]
 
+    def go_on(self) -> None:
+        """What was taken is dealt with, as far as it is now: read what came since."""
+        self._going.set()
+
     def again(self) -> None:
         """What was taken could not be dealt with, or Redis counts anew: have all that is in the stream come again."""
         self._from_start.set()
 
     def close(self) -> None:
         self._closed.set()
+        self._going.set()
 
     def run(self) -> None:
         reports, wake, away = "0", "$", False
@@ -67,6 +76,9 @@ class StreamReader(threading.Thread):
                 away = False
                 log.info("Redis can be read again")
                 self.ring()
+            self._going.clear()
+            if self._closed.is_set():
+                break
             if entries := found.get(REPORTS):
                 reports = entries[-1][0]
                 self._entries.extend(entries)
@@ -74,3 +86,4 @@ class StreamReader(threading.Thread):
                 wake = wakes[-1][0]
             if found:
                 self.ring()
+                self._going.wait()
