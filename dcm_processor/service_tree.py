@@ -212,8 +212,9 @@ def move(path: Path, to: Path) -> None:
 
     Raises OSError.
     """
-    if path.is_dir() and not path.is_symlink():
-        path.chmod(path.stat().st_mode | 0o700)
+    mode = path.lstat().st_mode
+    if stat.S_ISDIR(mode) and mode & 0o700 != 0o700:
+        path.chmod(stat.S_IMODE(mode) | 0o700)
     path.rename(to)
 
 

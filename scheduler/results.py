@@ -11,10 +11,11 @@ DATA/results/<studyId>/<jobName>[/<seriesId>]
 import errno
 import fcntl
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,10 @@ class Results:
         return sum(self.publish(attempt_id, folder) for folder, attempt_id in unpublished)
 
     def _publish(self, made: Path, place: Path) -> None:
+        if _is_folder(made):
+            with suppress(OSError):  # the usual case is that nothing stands in the way
+                move(made, place)
+                return
         self._make_way(made, place.parent)
         place.parent.mkdir(parents=True, exist_ok=True)
         if not _is_folder(made):
@@ -128,8 +133,12 @@ class Results:
     @contextmanager
     def _publishing(self) -> Iterator[None]:
         """Hold the lock of those that put results in their place. Raises BlockingIOError where another does."""
-        (self._data / ATTEMPTS).mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._data / ATTEMPTS / _PUBLISHING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path, flags = self._data / ATTEMPTS / _PUBLISHING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        try:
+            lock = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path, flags, 0o600)
         try:
             self._lock_if_possible(lock)
             yield
@@ -229,7 +238,10 @@ def _discard(*paths: Path) -> None:
 
 
 def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _put_aside(made: Path, path: Path) -> None:

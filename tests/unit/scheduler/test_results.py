@@ -47,13 +47,13 @@ def test_a_crash_between_the_two_renames_is_mended_by_publishing_again(
     place = data / FOLDER
     place.mkdir(parents=True)
     (place / "old.txt").write_text("old")
-    rename, calls = Path.rename, []
+    rename, done = Path.rename, []
 
     def crash_at_the_second(self: Path, target: Path) -> Path:
-        calls.append(target)
-        if len(calls) == 2:
+        if done:
             raise OSError
-        return rename(self, target)
+        done.append(rename(self, target))
+        return done[-1]
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", crash_at_the_second)
