@@ -26,8 +26,7 @@ class Announcer:
         self._stop = stop
         self._interval = interval
         self.progress: Callable[[], Progress | None] = lambda: None
-        self._due = threading.Event()
-        self._over = False
+        self._over = threading.Event()
         self._speaking = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
 
@@ -37,23 +36,16 @@ class Announcer:
 
     def __exit__(self, *_: object) -> None:
         """No announcement follows the outcome, unless Redis keeps one waiting."""
-        self._over = True
+        self._over.set()
         self._speaking.acquire(timeout=_LEAVE_PATIENCE)
-        self._due.set()
-
-    def announce(self) -> None:
-        """Announce now rather than at the next turn."""
-        self._due.set()
 
     def _run(self) -> None:
         count, away = 0, False
-        while True:
-            self._due.wait(self._interval)
-            self._due.clear()
+        while not self._over.wait(self._interval):
             count += 1
             try:
                 with self._speaking:
-                    if self._over:
+                    if self._over.is_set():
                         return
                     cancel = self._transport.announce(self._report, count, self.progress())
             except TransportUnavailableError as error:

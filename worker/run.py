@@ -342,7 +342,6 @@ class _Attempt:
     def _phase(self, name: str) -> Iterator[None]:
         began = time.time()
         self._phases[name] = [began, began]
-        self._announcer.announce()
         try:
             yield
         finally:
@@ -353,14 +352,13 @@ class _Attempt:
 
     def _deliver(self, folder: AttemptFolder | None, outcome: Outcome) -> None:
         """Have the outcome on disk, then send it; who comes after us sends it again until it is acknowledged."""
-        spooled = False
+        report, spooled = self._report.ended(outcome.to_json()), False
         if folder is not None:
             try:
-                folder.keep(self._report, outcome)
+                folder.keep(report)
                 spooled = True
             except SpoolError as error:
                 log.error("the outcome cannot be spooled; sending it from here", error=str(error))
-        report = replace(self._report, kind="outcome", outcome=outcome.to_json())
         deadline = time.monotonic() + _UNSPOOLED_PATIENCE
         while True:
             try:

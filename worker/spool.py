@@ -23,7 +23,7 @@ import secrets
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
@@ -119,9 +119,10 @@ class AttemptFolder:
             raise AttemptEndedError(ended)
         if (before := self.claim()) is not None and before.claim != report.claim:
             lost = Outcome(ExitReason.LOST, error="the worker that had this attempt is gone")
-            self.keep(report, lost)
+            ended = report.ended(lost.to_json())
+            self.keep(ended)
             os.close(self._lock)
-            raise AttemptEndedError(replace(report, kind="outcome", outcome=lost.to_json()))
+            raise AttemptEndedError(ended)
         self._outcome.unlink(missing_ok=True)
         self.clear_scratch()
         self._lay_out()
@@ -176,12 +177,12 @@ class AttemptFolder:
                 raise
             self._prepared = fd
 
-    def keep(self, report: Report, outcome: Outcome) -> None:
-        """Have the outcome on disk.
+    def keep(self, ended: Report) -> None:
+        """Have the report of the attempt's end on disk.
 
         Raises SpoolError where the disk does not take it.
         """
-        text = json.dumps(asdict(replace(report, kind="outcome", outcome=outcome.to_json()))).encode()
+        text = json.dumps(vars(ended)).encode()
         try:
             if self._prepared is None or len(text) > _ROOM:
                 _write_durably(self._outcome, text)

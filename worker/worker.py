@@ -299,7 +299,7 @@ class AttemptWorker(Worker):
         error = f"the work-horse ended with {f'signal {signal_number}' if signal_number else 'an error'}"
         log.error("a work-horse died", attemptId=attempt_id, error=error)
         try:
-            folder.keep(claim, Outcome(ExitReason.LOST, error=error))
+            folder.keep(claim.ended(Outcome(ExitReason.LOST, error=error).to_json()))
         except SpoolError as fault:
             log.error("its outcome cannot be spooled", attemptId=attempt_id, error=str(fault))
         folder.clear_scratch()
@@ -386,6 +386,7 @@ def serve(settings: Settings) -> None:
     prebuilder.stop()
     warm.close()
     log.info("stopped")
+    gc.freeze()  # the end of the process is no reason to look at all that was imported
 
 
 def _fault(job: Job) -> str | None:

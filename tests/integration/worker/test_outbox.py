@@ -38,7 +38,7 @@ def attempt(spool: Path, *, log: bytes = b"", ended: bool = True, name: str = "j
     folder = AttemptFolder.create(spool, report)
     folder.log.write_bytes(log)
     if ended:
-        folder.keep(report, Outcome(ExitReason.DONE))
+        folder.keep(report.ended(Outcome(ExitReason.DONE).to_json()))
     os.close(folder.lock)
     return folder
 

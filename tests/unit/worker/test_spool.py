@@ -36,7 +36,7 @@ def test_what_is_kept_can_be_sent_by_somebody_else(tmp_path: Path) -> None:
     folder = AttemptFolder.create(tmp_path / "spool", REPORT)
     assert folder.outcome() is None
     assert folder.ended_at() is None
-    folder.keep(REPORT, Outcome(ExitReason.DONE, details={"exitStatus": 0}))
+    folder.keep(REPORT.ended(Outcome(ExitReason.DONE, details={"exitStatus": 0}).to_json()))
     later = AttemptFolder(tmp_path / "spool", "job-1")
     assert later.claim() == REPORT
     report = later.outcome()
@@ -53,7 +53,7 @@ def test_room_made_beforehand_is_no_outcome_until_it_is_written(tmp_path: Path) 
     assert folder.outcome() is None
     assert folder.ended_at() is None
     long = Outcome(ExitReason.EXCEPTION, traceback="x" * 100_000)  # more than there is room for
-    folder.keep(REPORT, long)
+    folder.keep(REPORT.ended(long.to_json()))
     report = folder.outcome()
     assert report is not None
     assert Outcome.from_json(report.outcome) == long
@@ -70,13 +70,13 @@ def test_an_outcome_that_a_full_disk_does_not_take_is_none(tmp_path: Path) -> No
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))  # the rest does not fit, as on a full disk
     try:
         with pytest.raises(SpoolError, match="takes nothing"):
-            folder.keep(REPORT, Outcome(ExitReason.EXCEPTION, traceback="x" * 100_000))
+            folder.keep(REPORT.ended(Outcome(ExitReason.EXCEPTION, traceback="x" * 100_000).to_json()))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, before)
     assert (folder.outcome(), folder.ended_at()) == (None, None)
     assert not list(folder.path.glob("*.new"))
-    folder.keep(REPORT, Outcome(ExitReason.DONE))  # a shorter one has its room
+    folder.keep(REPORT.ended(Outcome(ExitReason.DONE).to_json()))  # a shorter one has its room
     assert folder.ended_at() is not None
     os.close(folder.lock)
 
@@ -143,7 +143,7 @@ def test_who_only_looks_whether_somebody_runs_it_keeps_nobody_from_it(
 def test_an_attempt_that_has_run_does_not_run_again(tmp_path: Path) -> None:
     """Redis emptied before the outcome was taken: the same attempt comes again, and what is known is sent."""
     first = AttemptFolder.create(tmp_path, REPORT)
-    first.keep(REPORT, Outcome(ExitReason.DONE))
+    first.keep(REPORT.ended(Outcome(ExitReason.DONE).to_json()))
     os.close(first.lock)
     with pytest.raises(AttemptEndedError) as caught:
         AttemptFolder.create(tmp_path, REPORT)
@@ -238,7 +238,7 @@ def test_a_blank_folder_becomes_an_attempts(tmp_path: Path) -> None:
         "lock", "report.json", "log", "outcome.json", "scratch", "notes", "tmpdir"
     }  # fmt: skip
     folder.prepare()
-    folder.keep(REPORT, Outcome(ExitReason.DONE))
+    folder.keep(REPORT.ended(Outcome(ExitReason.DONE).to_json()))
     assert folder.outcome() is not None
     os.close(folder.lock)
     assert not folder.alive()
@@ -248,7 +248,7 @@ def test_a_blank_folder_becomes_an_attempts(tmp_path: Path) -> None:
 
 def test_a_blank_folder_is_not_taken_where_the_attempt_has_one(tmp_path: Path) -> None:
     first = AttemptFolder.create(tmp_path, REPORT)
-    first.keep(REPORT, Outcome(ExitReason.DONE))
+    first.keep(REPORT.ended(Outcome(ExitReason.DONE).to_json()))
     blank = AttemptFolder.blank(tmp_path)
     assert blank is not None
     with pytest.raises(AttemptBusyError):
