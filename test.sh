@@ -17,7 +17,8 @@ if ! may_install; then
   missing=()
 fi
 
-# From here on this machine changes: packages and .venv.
+# From here on this machine changes: packages, .venv and __pycache__.
+unset PYTHONDONTWRITEBYTECODE # the tests start some thousand programs, which would compile this checkout each time
 install_missing
 prepare_environment dev
 

@@ -5,6 +5,7 @@ With them run those in a browser, which drops what it loads whenever a network o
 loads it.
 """
 
+import gc
 import os
 
 import pytest
@@ -18,6 +19,12 @@ class ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return "containers" if file.startswith(("tests/browser/", "tests/containers/")) else file
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: no later collection looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -12,6 +12,7 @@ from tests.containers.conftest import StackMaker
 from tests.containers.stack import OWNER, ContainerStack, docker
 from tests.dicom import make_study
 from tests.servers import free_port
+from tests.waiting import wait_until
 
 JOBS = [
     {"jobName": "far", "level": "series", "priority": "low"},
@@ -90,9 +91,12 @@ def test_a_plan_runs_on_two_hosts_that_share_nothing(
     assert sorted(json.loads(file.read_text())[0] for file in results.glob("far/*/came.json")) == [2, 3]
     assert json.loads((results / "near" / "came.json").read_text()) == [5, sorted(far_hosts)]
     assert json.loads((results / "far-again" / "came.json").read_text()) == [5, [near_host]]
-    logs = "".join(file.read_text() for file in (first.basedir / "logs" / "jobs").rglob("*.log"))
+
+    def logs() -> str:
+        return "".join(file.read_text() for file in (first.basedir / "logs" / "jobs").rglob("*.log"))
+
     for job in JOBS:
-        assert f"the log of {job['jobName']}" in logs
+        wait_until(lambda job=job: f"the log of {job['jobName']}\n" in logs(), 20, "the log of each has come")
     assert not (other.basedir / "data" / "results").exists()
 
 

@@ -30,6 +30,7 @@ def test_the_words_of_seed_md_run_every_job_of_a_study(stack: ContainerStack, tm
     stack.send(study)
     found = stack.finished(study, 300)
     assert {job["jobName"] for job in found["plans"][0]["jobs"]} == {"temp", "dcm2nii"}
+    assert stack.cli("study", "show", study.study_id)["plans"] == found["plans"]
     assert (stack.results(study) / "temp" / "summary.json").is_file()
 
 

@@ -65,7 +65,7 @@ class Repairs:
         self._stand.restart("controller")
         deadline = time.monotonic() + _UNREPAIRED.get(repair, 20)
         while time.monotonic() < deadline and self._judge():
-            time.sleep(0.5)
+            time.sleep(2)
         found = self._judge()
         self._stand.switch_off("")
         try:
@@ -131,7 +131,9 @@ class Repairs:
         """The hook does not reach the scheduler."""
         self._stand.network.change("orthanc-scheduler", Mode.REFUSE)
         self._study = self._send()
-        time.sleep(5)  # Orthanc says once that a study is stable, after a second; nobody hears it
+        untold = f"study {self._study.study_id} is stable, the scheduler was not told"
+        log = self._stand.settings.logs / "orthanc.log"
+        wait_until(lambda: untold in log.read_text(errors="replace"), _SOON, "Orthanc says it, unheard")
         self._stand.network.heal()
 
     def _quiet(self) -> None:

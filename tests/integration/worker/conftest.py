@@ -244,12 +244,20 @@ def gone(pid: int) -> bool:
         return True
 
 
+def command_of(pid: int) -> bytes:
+    """A process's command line; nothing of one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def horse_of(worker: subprocess.Popen[bytes]) -> int:
     """The work-horse of a worker, or what waits to be the next one; waited for."""
-    command = Path(f"/proc/{worker.pid}/cmdline").read_bytes()
+    command = command_of(worker.pid)
 
     def found() -> list[int]:
         children = [pid for pid, each in family(worker.pid).items() if each.parent == worker.pid and not each.ended]
-        return [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == command]
+        return [pid for pid in children if command_of(pid) == command]
 
     return wait_until(found, 10, "a horse")[0]
