@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection
@@ -73,16 +74,18 @@ def progress(db: Connection, study_id: str, effects: Effects, finished: Sequence
     Where it is known that nothing has changed but that `finished` jobs have, only what these concern is looked at.
     Doing it again changes nothing. Returns whether there was something to do.
     """
-    plan = plans.active(db, study_id)
+    series = _concerned(db, finished)
+    # No plan is made in a transaction that takes outcomes: the one of a job that finished was committed before.
+    whole = plans.small(db, study_id, finished[0]["plan_id"]) if finished and not series else None
+    plan, rows = whole or (plans.active(db, study_id), [])
     if plan is None:
         return False
     if plan["runs"] and not plan["waits"]:
         studies.set_state(db, study_id, StudyState.RUNNING, now=now)  # others run, and nobody waits for this one
         return False
-    series = _concerned(db, plan["plan_id"], finished)
-    # No plan is made in a transaction that takes outcomes: this one was committed before.
-    whole = plans.small(db, plan["plan_id"]) if finished and not series else []
-    rows = _taken_over(db, whole or plans.outline(db, plan["plan_id"], series))
+    if any(job["plan_id"] != plan["plan_id"] for job in finished):
+        series = set()
+    rows = _taken_over(db, rows or plans.outline(db, plan["plan_id"], series))
     blocked = bool(plan["blocked"])
     decision = decide_within(rows, finished, blocked=blocked) if series else decide(rows, blocked=blocked)
     attempts.skip(db, decision.skipped, now=now)
@@ -104,16 +107,17 @@ def progress(db: Connection, study_id: str, effects: Effects, finished: Sequence
     return bool(ready or decision.skipped or ends)
 
 
-def _concerned(db: Connection, plan_id: str, finished: Sequence[JobRow]) -> set[str]:
-    """The series that alone are concerned where these jobs finished; none: all of the plan is.
+def _concerned(db: Connection, finished: Sequence[JobRow]) -> set[str]:
+    """The series that alone are concerned where these jobs finished; none: all of their plan is.
 
     As long as a job of the same name has not ended for another series, no job of the study as a whole that depends on
     it may run, and no later stage begins.
     """
     series = {job["series_id"] for job in finished}
-    names = {job["job_name"] for job in finished}
-    alone = len(series) <= _FEW and None not in series and all(job["plan_id"] == plan_id for job in finished)
-    return series if alone and all(plans.others_go_on(db, plan_id, name) for name in names) else set()
+    if len(series) > _FEW or None in series:
+        return set()
+    names = {(job["plan_id"], job["job_name"]) for job in finished}
+    return series if all(plans.others_go_on(db, plan_id, name) for plan_id, name in names) else set()
 
 
 def decide_within(jobs: Sequence[JobRow], finished: Sequence[JobRow], *, blocked: bool) -> Decision:
@@ -157,13 +161,14 @@ def _taken_over(db: Connection, jobs: list[dict[str, Any]]) -> list[dict[str, An
 
 def _node(job: JobRow) -> Node:
     settings = job["settings"]
-    return Node(
-        job_id=job["job_id"],
-        job_name=job["job_name"],
-        stage=Stage(settings["stage"]),
-        dependencies=tuple(job["dependencies"]),
-        on_dependency_failure=OnDependencyFailure(settings["onDependencyFailure"]),
-    )
+    depends = tuple(job["dependencies"])
+    return _made(job["job_id"], job["job_name"], settings["stage"], depends, settings["onDependencyFailure"])
+
+
+@lru_cache(1024)
+def _made(job_id: str, job_name: str, stage: str, dependencies: tuple[str, ...], on_failure: str) -> Node:
+    """Kept, since a job's successor waits for those of all of its plan."""
+    return Node(job_id, job_name, Stage(stage), dependencies, OnDependencyFailure(on_failure))
 
 
 def _verdict(jobs: Sequence[JobRow], states: Mapping[str, JobState]) -> tuple[StudyState, str | None]:

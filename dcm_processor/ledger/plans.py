@@ -86,7 +86,17 @@ _FEW_FIXED = (
     .limit(bindparam("most"))
 )
 _NOW = (
-    select(*(jobs.c[name] for name in _CHANGING)).where(jobs.c.plan_id == bindparam("plan")).order_by(jobs.c.position)
+    select(
+        *(jobs.c[name] for name in _CHANGING),
+        plans.c.ended_at,
+        studies.c.state.label("study_state"),
+        studies.c.reason.label("study_reason"),
+        _another_runs(bindparam("study"), bindparam("plan")).label("blocked"),  # once, not for each of the jobs
+    )
+    .join(plans, plans.c.plan_id == jobs.c.plan_id)
+    .join(studies, studies.c.study_id == plans.c.study_id)
+    .where(plans.c.plan_id == bindparam("plan"), plans.c.active)
+    .order_by(jobs.c.position)
 )
 _KEPT = "jobs of plans"
 _KEPT_PLANS, _KEPT_JOBS = 16, 100
@@ -106,7 +116,7 @@ def get(db: Connection, plan_id: str) -> RowMapping | None:
     return db.execute(select(plans).where(plans.c.plan_id == plan_id)).mappings().one_or_none()
 
 
-def active(db: Connection, study_id: str) -> RowMapping | None:
+def active(db: Connection, study_id: str) -> Mapping[Any, Any] | None:
     """The study's active plan: plan_id, ended_at, and the study's state and reason.
 
     `waits`, `runs`: whether jobs of it wait, or are on their way; `blocked`: whether one of an earlier plan runs.
@@ -211,11 +221,11 @@ def outline(db: Connection, plan_id: str, series: Collection[str] = ()) -> list[
     ]
 
 
-def small(db: Connection, plan_id: str) -> list[dict[str, Any]]:
-    """The jobs of a plan that was committed before, in plan order, with all that orders are made of; [] of a large one.
+def small(db: Connection, study_id: str, plan_id: str) -> tuple[Mapping[Any, Any], list[dict[str, Any]]] | None:
+    """A plan that was committed before: as `active` tells of it, and its jobs with all that orders are made of.
 
-    What never changes of them is read once, and kept with the connection: whoever waits for a job's successor waits for
-    this.
+    In plan order, at once. None where it is not the active one, or large. What never changes of its jobs is read once,
+    and kept with the connection: whoever waits for a job's successor waits for this.
     """
     kept: dict[str, list[dict[str, Any]]] = db.info.setdefault(_KEPT, {})
     if (fixed := kept.get(plan_id)) is None:
@@ -224,10 +234,13 @@ def small(db: Connection, plan_id: str) -> list[dict[str, Any]]:
         kept[plan_id] = fixed
         if len(kept) > _KEPT_PLANS:
             del kept[next(iter(kept))]
-    if not fixed:
-        return []
-    now = db.execute(_NOW, {"plan": plan_id})
-    return [{**job, **dict(zip(_CHANGING, row, strict=True))} for job, row in zip(fixed, now, strict=True)]
+    if not fixed or not (now := db.execute(_NOW, {"study": study_id, "plan": plan_id}).all()):
+        return None
+    ended_at, state, reason, blocked = now[0][len(_CHANGING) :]
+    rows = [{**job, **dict(zip(_CHANGING, row, strict=False))} for job, row in zip(fixed, now, strict=True)]
+    states = {row["state"] for row in rows}
+    plan = {"plan_id": plan_id, "ended_at": ended_at, "state": state, "reason": reason, "blocked": blocked}
+    return {**plan, "waits": JobState.WAITING in states, "runs": not states.isdisjoint(_RUNNING)}, rows
 
 
 def others_go_on(db: Connection, plan_id: str, job_name: str) -> bool:

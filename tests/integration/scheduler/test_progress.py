@@ -11,10 +11,11 @@ import pytest
 from dcm_processor import identity
 from dcm_processor.ledger import LeaseLostError, leases, plans
 from dcm_processor.process import boot_time
-from dcm_processor.transport import PREFIX, Transport
+from dcm_processor.transport import PREFIX, Report, Transport
 from dcm_processor.vocabulary import Stage
 from scheduler import progress
 from scheduler.effects import STOOD_STILL, Effects
+from scheduler.outcomes import take
 from scheduler.results import Results
 from tests.integration.scheduler.adopted import SERIES, AdoptedPlan
 
@@ -45,8 +46,8 @@ def test_an_outcome_that_somebody_waits_for_costs_few_statements(tmp_path: Path,
         [each for each in plan.finish(name, None) if not each.startswith("BEGIN")] for name in ("one", "two")
     )
     assert [row["state"] for row in plan.rows()] == ["finished", "finished", "queued"]
-    assert len(first) == 8, first
-    assert len(second) == 7, second
+    assert len(first) == 7, first
+    assert len(second) == 6, second
     assert [each for each in first if "jobs.settings" in each.partition("FROM")[0] and "attempts" not in each]
     assert not [each for each in second if "jobs.settings" in each.partition("FROM")[0] and "attempts" not in each]
 
@@ -68,6 +69,25 @@ def test_plans_go_on_alike_whatever_is_kept_of_them(
             order = found[0]
             assert (order.studyId, order.jobName, order.params) == (each.study_id, follower, {"n": follower})
             assert order.inputs == {name: f"results/{each.study_id}/{name}"}
+
+
+def test_the_end_of_an_earlier_plans_job_takes_the_newer_plan_on(tmp_path: Path, transport: Transport) -> None:
+    """Which waited for it; what was kept of the earlier plan is of no use here."""
+    plan = AdoptedPlan(tmp_path, transport, CHAIN)
+    plan.finish("one", None)
+    attempt_id = identity.attempt_id(identity.job_id(plan.plan_id, "two", None), 1)
+    with plan.ledger.write() as db:
+        take(db, Report("started", attempt_id, "c", "w", "h"), Effects(), now=time.time())
+    newer = plan.adopt("one", "two", "three")
+    assert states_of(plan, newer) == ["waiting", "waiting", "waiting"]
+    plan.finish("two", None)
+    assert states_of(plan, newer) == ["queued", "waiting", "waiting"]
+    assert [row["state"] for row in plan.rows()] == ["finished", "finished", "superseded"]
+
+
+def states_of(plan: AdoptedPlan, plan_id: str) -> list[str]:
+    with plan.ledger.read() as db:
+        return [row["state"] for row in plans.jobs_of(db, plan_id)]
 
 
 def test_a_transaction_that_is_undone_leaves_nothing_of_it_for_the_next_one(
