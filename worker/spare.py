@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -13,20 +14,24 @@ log = structlog.get_logger()
 
 Become = Callable[[dict[str, Any]], None]
 _LONGEST = 1 << 16  # bytes of what an attempt is handed over by: some names
+QUIET = 0.05
+"""Seconds without an attempt after which there is time to settle."""
 
 
 class Spare:
     """A child of this process that waits to be told what it runs.
 
-    `become` is what it does with that, and need not end the process; `prepare`, what it does before. It ends by itself
-    when nothing is handed over any more: at `close`, or at the end of this process.
+    `become` is what it does with that, and need not end the process; `prepare`, what it does before; `settle`, what it
+    does besides where nothing comes at once: of a busy worker's jobs each would wait for that. It ends by itself when
+    nothing is handed over any more: at `close`, or at the end of this process.
     """
 
-    def __init__(self, prepare: Callable[[], None], become: Become) -> None:
+    def __init__(self, prepare: Callable[[], None], settle: Callable[[], object], become: Become) -> None:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
-            _live(theirs, self._connection, prepare, become)
+            self._connection.close()
+            _live(theirs, prepare, settle, become)
         theirs.close()
 
     def take(self, what: dict[str, Any]) -> bool:
@@ -46,10 +51,13 @@ class Spare:
         os.waitpid(self.pid, 0)
 
 
-def _live(connection: socket.socket, other: socket.socket, prepare: Callable[[], None], become: Become) -> NoReturn:
+def _live(
+    connection: socket.socket, prepare: Callable[[], None], settle: Callable[[], object], become: Become
+) -> NoReturn:
     try:
-        other.close()
         prepare()
+        if not select.select([connection], [], [], QUIET)[0]:
+            settle()
         with connection:
             data = connection.recv(_LONGEST)
         if data:

@@ -220,7 +220,7 @@ class AttemptWorker(Worker):
         with self._outbox.paused():
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # the horse unblocks when it can take them
             try:
-                return Spare(self._wait_as_spare, self._become_horse)
+                return Spare(self._wait_as_spare, self._settle, self._become_horse)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -241,7 +241,9 @@ class AttemptWorker(Worker):
         self._warm.in_horse()
         blank = AttemptFolder.blank(self._settings.spool)
         CONTEXT.set(Context(self._settings, self.name, self._host, self._transport, self._warm, blank))
-        # What a fork touches first is copied, page by page: now, rather than while a job waits for it.
+
+    def _settle(self) -> None:
+        """Have the pages copied that a fork touches first: now, rather than while a job waits for it."""
         gc.collect()
         with suppress(OSError):
             recipe(self._settings, self._settings.modules, "")
