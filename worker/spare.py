@@ -2,7 +2,6 @@
 
 import json
 import os
-import select
 import signal
 import socket
 from collections.abc import Callable
@@ -56,10 +55,14 @@ def _live(
 ) -> NoReturn:
     try:
         prepare()
-        if not select.select([connection], [], [], QUIET)[0]:
-            settle()
         with connection:
-            data = connection.recv(_LONGEST)
+            connection.settimeout(QUIET)
+            try:
+                data = connection.recv(_LONGEST)
+            except TimeoutError:
+                settle()
+                connection.settimeout(None)
+                data = connection.recv(_LONGEST)
         if data:
             become(json.loads(data))
         os._exit(0)

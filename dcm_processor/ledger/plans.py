@@ -234,7 +234,8 @@ def small(db: Connection, study_id: str, plan_id: str) -> tuple[Mapping[Any, Any
         kept[plan_id] = fixed
         if len(kept) > _KEPT_PLANS:
             del kept[next(iter(kept))]
-    if not fixed or not (now := db.execute(_NOW, {"study": study_id, "plan": plan_id}).all()):
+    now = db.execute(_NOW, {"study": study_id, "plan": plan_id}).all() if fixed else []
+    if not now or len(now) != len(fixed):  # else jobs of it are being forgotten
         return None
     ended_at, state, reason, blocked = now[0][len(_CHANGING) :]
     rows = [{**job, **dict(zip(_CHANGING, row, strict=False))} for job, row in zip(fixed, now, strict=True)]

@@ -30,8 +30,8 @@ SERIES = ["a" * 8, "b" * 8]
 class AdoptedPlan:
     """A plan of series jobs, taken on outcome by outcome."""
 
-    def __init__(self, folder: Path, transport: Transport, jobs: list[dict[str, Any]]) -> None:
-        self.ledger = Ledger(f"sqlite:///{folder}/ledger.sqlite")
+    def __init__(self, folder: Path, transport: Transport, jobs: list[dict[str, Any]], url: str | None = None) -> None:
+        self.ledger = Ledger(url or f"sqlite:///{folder}/ledger.sqlite")
         self.ledger.migrate()
         self.clock = time.time
         self.transport, self.results = transport, Results(folder / "data")

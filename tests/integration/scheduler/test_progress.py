@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from dcm_processor import identity
 from dcm_processor.ledger import LeaseLostError, leases, plans
+from dcm_processor.ledger.schema import jobs
 from dcm_processor.process import boot_time
 from dcm_processor.transport import PREFIX, Report, Transport
 from dcm_processor.vocabulary import Stage
@@ -54,12 +56,18 @@ def test_an_outcome_that_somebody_waits_for_costs_few_statements(tmp_path: Path,
 
 @pytest.mark.parametrize(("jobs", "of_plans"), [(100, 16), (2, 16), (100, 1)])
 def test_plans_go_on_alike_whatever_is_kept_of_them(
-    tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPatch, jobs: int, of_plans: int
+    tmp_path: Path,
+    transport: Transport,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    jobs: int,
+    of_plans: int,
 ) -> None:
     """All of their jobs, those of a plan that is too large, or of one plan at a time."""
     monkeypatch.setattr(plans, "_KEPT_JOBS", jobs)
     monkeypatch.setattr(plans, "_KEPT_PLANS", of_plans)
-    plan = AdoptedPlan(tmp_path, transport, CHAIN)
+    plan = AdoptedPlan(tmp_path, transport, CHAIN, database_url)
     others = [plan.another() for _ in range(2)]
     for name, follower in (("one", "two"), ("two", "three")):
         for each in (plan, *others):
@@ -71,9 +79,11 @@ def test_plans_go_on_alike_whatever_is_kept_of_them(
             assert order.inputs == {name: f"results/{each.study_id}/{name}"}
 
 
-def test_the_end_of_an_earlier_plans_job_takes_the_newer_plan_on(tmp_path: Path, transport: Transport) -> None:
+def test_the_end_of_an_earlier_plans_job_takes_the_newer_plan_on(
+    tmp_path: Path, transport: Transport, database_url: str
+) -> None:
     """Which waited for it; what was kept of the earlier plan is of no use here."""
-    plan = AdoptedPlan(tmp_path, transport, CHAIN)
+    plan = AdoptedPlan(tmp_path, transport, CHAIN, database_url)
     plan.finish("one", None)
     attempt_id = identity.attempt_id(identity.job_id(plan.plan_id, "two", None), 1)
     with plan.ledger.write() as db:
@@ -83,6 +93,15 @@ def test_the_end_of_an_earlier_plans_job_takes_the_newer_plan_on(tmp_path: Path,
     plan.finish("two", None)
     assert states_of(plan, newer) == ["queued", "waiting", "waiting"]
     assert [row["state"] for row in plan.rows()] == ["finished", "finished", "superseded"]
+
+
+def test_what_is_kept_of_a_plan_is_not_used_where_jobs_of_it_are_gone(tmp_path: Path, transport: Transport) -> None:
+    plan = AdoptedPlan(tmp_path, transport, CHAIN)
+    plan.finish("one", None)
+    with plan.ledger.write() as db:
+        db.execute(delete(jobs).where(jobs.c.job_name == "three"))
+    plan.finish("two", None)
+    assert [row["state"] for row in plan.rows()] == ["finished", "finished"]
 
 
 def states_of(plan: AdoptedPlan, plan_id: str) -> list[str]:
