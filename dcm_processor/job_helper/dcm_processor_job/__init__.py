@@ -19,6 +19,7 @@ import contextlib
 import json
 import math
 import os
+import threading
 import time
 from typing import Any, Union
 
@@ -47,14 +48,26 @@ class _Written:
 
     def __init__(self, place: str) -> None:
         self.place = place
-        self.read = 0  # bytes of the results that were read
-        self.whole = True  # they end with a whole line
+        self.read = 0  # bytes of the results that were read: whole lines
+        self.whole = True  # nothing followed them
         self.names: frozenset[str] = frozenset()
         self.due = -math.inf  # on the monotonic clock: when progress is written down again
         self.ended = False
 
 
 _written = _Written("")
+_turn = threading.Lock()
+"""Of this process's threads; processes find what the others wrote in the files."""
+
+
+def _begin_anew() -> None:
+    """After a fork, at which another thread may have had its turn, and may have been in the middle of it."""
+    global _turn, _written
+    _turn, _written = threading.Lock(), _Written("")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def progress(fraction: float, text: str = "") -> None:
@@ -65,17 +78,18 @@ def progress(fraction: float, text: str = "") -> None:
     Raises ValueError where the fraction is none, or the text is no text or too long.
     """
     fraction, text = checked_progress(fraction, text)
-    written = _notes()
-    now, ends = time.monotonic(), fraction >= 1
-    if written is None or (now < written.due and (written.ended or not ends)):
-        return
-    written.due, written.ended = now + INTERVAL, ends
-    path = os.path.join(written.place, PROGRESS)  # noqa: PTH118 - cheaper here
-    partial = f"{path}.{os.getpid()}"
-    with contextlib.suppress(OSError):
-        with open(partial, "w", encoding="utf-8") as file:  # noqa: PTH123
-            json.dump({"fraction": fraction, "text": text, "at": time.time()}, file)
-        os.replace(partial, path)  # noqa: PTH105
+    with _turn:
+        written = _notes()
+        now, ends = time.monotonic(), fraction >= 1
+        if written is None or (now < written.due and (written.ended or not ends)):
+            return
+        written.due, written.ended = now + INTERVAL, ends
+        path = os.path.join(written.place, PROGRESS)  # noqa: PTH118 - cheaper here
+        partial = f"{path}.{os.getpid()}"
+        with contextlib.suppress(OSError):
+            with open(partial, "w", encoding="utf-8") as file:  # noqa: PTH123
+                json.dump({"fraction": fraction, "text": text, "at": time.time()}, file)
+            os.replace(partial, path)  # noqa: PTH105
 
 
 def result(name: str, value: Value, unit: str | None = None) -> None:
@@ -88,17 +102,21 @@ def result(name: str, value: Value, unit: str | None = None) -> None:
     Raises ValueError that says what is not so, and OSError where the disk takes nothing.
     """
     name, value, unit = checked_result(name, value, unit)
-    written = _notes()
-    if written is None:
-        return
     line = json.dumps({"name": name, "value": value, "unit": unit}).encode("ascii") + b"\n"
+    with _turn:
+        written = _notes()
+        if written is not None:
+            _append(written, name, line)
+
+
+def _append(written: _Written, name: str, line: bytes) -> None:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(os.path.join(written.place, RESULTS), flags, 0o600)  # noqa: PTH118
     try:
         _read_on(written, descriptor)
         if name not in written.names and len(written.names) >= MAX_RESULTS:
             raise ValueError(f"a job may have {MAX_RESULTS} named results; write a file into output_dir")
-        if written.read + len(line) > MAX_BYTES:
+        if os.fstat(descriptor).st_size + len(line) > MAX_BYTES:
             raise ValueError("a job's named results may have 1 MB in all; write a file into output_dir")
         if not written.whole:  # a full disk cut the last one: ended here, it is no JSON
             line = b"\n" + line
@@ -185,12 +203,11 @@ def _read_on(written: _Written, descriptor: int) -> None:
     data = b""
     while piece := os.pread(descriptor, max(MAX_BYTES - written.read - len(data), 0), written.read + len(data)):
         data += piece
-    if not data:
-        return
+    end = data.rfind(b"\n") + 1  # what follows is cut off, or another process is in the middle of it
     found = set(written.names)
-    for line in data.split(b"\n"):
+    for line in data[:end].split(b"\n"):
         with contextlib.suppress(ValueError, TypeError, KeyError):
             found.add(json.loads(line)["name"])
     written.names = frozenset(found)
-    written.read += len(data)
-    written.whole = data.endswith(b"\n")
+    written.read += end
+    written.whole = end == len(data)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from dcm_processor import job_helper
 from dcm_processor.job_helper import dcm_processor_job as helper
 from dcm_processor.job_helper.dcm_processor_job import progress, result
+from tests.waiting import wait_until
 
 SOURCE = Path(helper.__file__ or "")
 
@@ -187,6 +189,56 @@ def test_threads_write_whole_lines(notes: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(written(notes)) == 400
+
+
+def test_threads_see_what_each_other_wrote(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that read on at the same moment counted the same bytes twice, and never saw those that they passed over."""
+    monkeypatch.setattr(helper, "MAX_RESULTS", 3)
+    result("first", 1)
+    both, pread = threading.Barrier(2), os.pread
+
+    def together(*where: int) -> bytes:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)
+        return pread(*where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", together)
+        threads = [threading.Thread(target=result, args=(name, 2)) for name in ("second", "third")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert {each["name"] for each in written(notes)} == {"first", "second", "third"}
+    with pytest.raises(ValueError, match="3 named results"):
+        result("fourth", 4)
+
+
+def test_a_fork_in_the_middle_of_another_threads_turn_has_turns_of_its_own(notes: Path) -> None:
+    with helper._turn:
+        child = os.fork()
+        if child == 0:
+            try:
+                result("of the child", 1)
+            finally:
+                os._exit(0)
+        wait_until(lambda: os.waitpid(child, os.WNOHANG)[0], 10, "the child has ended")
+    assert written(notes)[0]["name"] == "of the child"
+
+
+def test_a_line_that_another_process_is_writing_is_read_once_it_is_whole(
+    notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helper, "MAX_RESULTS", 2)
+    result("first", 1)
+    with (notes / helper.RESULTS).open("ab") as other:
+        other.write(b'{"name": "second", "value": 2}\n')
+    pieces = iter([(notes / helper.RESULTS).read_bytes()[helper._written.read : -9], b""])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", lambda *_: next(pieces))
+        result("first", 3)
+    with pytest.raises(ValueError, match="2 named results"):
+        result("third", 3)
 
 
 def test_a_process_that_was_forked_for_another_job_begins_anew(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
