@@ -331,7 +331,7 @@ def test_a_killed_worker_takes_its_job_along_and_another_runs_it_again(
                     time.sleep(1000)
         """,
     )
-    study = make_study(tmp_path / "dicom")
+    study = make_study(tmp_path / "dicom", [{"Modality": "CT", "instances": 1}])  # never stable with a part of it
     stack.send(study)
     wait_until(lambda: marks.exists() and marks.read_text().endswith("\n"), 60, "the job runs")
     worker = stack.jobs(study.study_id)["long"]["attempts"][0]["worker"]
