@@ -1,6 +1,7 @@
 """A job as a service describes it: the fields of settings.json, their limits and their defaults."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
@@ -29,6 +30,8 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _LONGEST = 100 * 365 * 86_400  # seconds: the timers of operating systems take it, and nobody waits for more
 _LEAST_MEMORY, _MOST_MEMORY = 16 * 2**20, 2**50  # bytes; a Python that has just started needs most of the former
+
+_OF_PLAN = ("params", "dependsOn", "sortPosition", "level", "stage", "onDependencyFailure")
 
 _DURATION_WORDS = 'must be seconds (a number, or digits) or like "90s", "30m", "1h", "2d"'
 _SIZE_WORDS = 'must be like "512M" or "4G", or a whole number of bytes'
@@ -233,6 +236,10 @@ class JobSettings(_Strict):
     def to_json(self) -> dict[str, Any]:
         """All fields in camelCase, as plain JSON values of their own: `timeout` in seconds, `memory` in bytes."""
         return self.model_dump(mode="json", by_alias=True)
+
+    def in_plan_of(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """These as `to_json` has them, but for what makes the plan that `before` is of: params, and its place there."""
+        return self.to_json() | {name: before[name] for name in _OF_PLAN if name in before}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from dcm_processor.manifest import ALL, MANIFEST, Fault, JobSettings, ParsedManifest
 from dcm_processor.names import did_you_mean
+from dcm_processor.vocabulary import Level
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class ServiceRegistry:
         """The job of that name, if there is one."""
         return self._by_name.get(name)
 
-    def same(self, service: str, name: str) -> Job | None:
-        """The job of that name, if it still is that service's."""
+    def same(self, service: str, name: str, level: Level) -> Job | None:
+        """The job of that name, if it still is that service's, and of that level."""
         found = self.job(name)
-        return found if found is not None and found.service == service else None
+        return found if found is not None and (found.service, found.settings.level) == (service, level) else None
 
     def without(self, disabled: Collection[str]) -> "ServiceRegistry":
         """The same with these services disabled: their jobs are, and none of their faults keeps a study back."""

@@ -77,7 +77,7 @@ def rerun_jobs(
     gone: Gone = _none_is,
     now: float,
 ) -> str:
-    """Run jobs of a plan again with what depends on them: headers and params as they were, the services' code of today.
+    """Run jobs of a plan again with what depends on them: headers and params as they were, the services of today.
 
     Returns what came of it. Everything else of the plan stands in the new one as it ended, but for what they need and
     whose results are `gone`. A job of an older plan stands for the newest plan's of the same name and series.
@@ -119,8 +119,12 @@ def rerun_jobs(
                 "ended_at": None,
                 "reused_from": None,
             }
-            if today := registry.same(job["service"], job["job_name"]):
-                row |= {"digest": today.digest}
+            if today := registry.same(job["service"], job["job_name"], Level(job["settings"]["level"])):
+                row |= {
+                    "digest": today.digest,
+                    "settings": today.settings.in_plan_of(job["settings"]),
+                    "queue": today.settings.priority,
+                }
             else:
                 why = f"service {job['service']} was removed, or has this job no more"
                 row |= {"state": JobState.CANCELLED, "reason": why, "ended_at": now}

@@ -2,7 +2,8 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 import structlog
@@ -17,7 +18,7 @@ from dcm_processor.registry import ServiceRegistry
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from dcm_processor.transport import Transport
-from dcm_processor.vocabulary import EventKind, JobState, RepairKind, StudyState
+from dcm_processor.vocabulary import EventKind, JobState, RepairKind, StudyState, Verdict
 from scheduler.adoption import adopt, rerun_jobs
 from scheduler.effects import Effects
 from scheduler.planning import Ending, Planned, PlanningChild, task_for
@@ -135,8 +136,10 @@ class Planner:
         if event["kind"] == EventKind.CANCEL:
             result = _cancel(db, event["study_id"], job_ids, effects, now=now)
         else:
-            gone = self._results.are_gone
-            result = rerun_jobs(db, event["study_id"], job_ids, services(), effects, gone=gone, now=now)
+            registry, gone = services(), self._results.are_gone
+            if self._removed(job.service for job in registry.jobs):  # since this turn began
+                registry = self._store.load()
+            result = rerun_jobs(db, event["study_id"], job_ids, registry, effects, gone=gone, now=now)
             effects.touched.append(event["study_id"])
         events.settle(db, [event["event_id"]], result, now=now)
         return result
@@ -175,7 +178,7 @@ class Planner:
         self, planned: Planned, found: Sequence[RowMapping], faults: Sequence[Fault], db: Database, effects: Effects
     ) -> str:
         """Put down what came of the planning; returns it in words. `faults` are those of the services it saw."""
-        now = time.time()
+        now, planned = time.time(), self._but_of_removed(planned)
         study_id, ids = planned.study_id, [event["event_id"] for event in found]
         latest = plans.latest(db, study_id)
         result, state, settled = planned.reason, StudyState.WAITING, True  # `state` of a study that has no plan yet
@@ -224,6 +227,22 @@ class Planner:
             elif settled:
                 effects.touched.append(study_id)  # the study stands where its plan stands
         return result
+
+    def _but_of_removed(self, planned: Planned) -> Planned:
+        """The same, unless jobs of a service are to run that was removed meanwhile: then the study is planned anew."""
+        jobs = planned.plan.jobs if planned.plan is not None else ()
+        needed = {job.job.service for job in jobs if job.verdict is Verdict.SCHEDULED}
+        if not needed or not (removed := self._removed(needed)):
+            return planned
+        why = f"service {', '.join(removed)} was removed while it was planned"
+        return replace(planned, ending=Ending.UNAVAILABLE, reason=why)
+
+    def _removed(self, services: Iterable[str]) -> list[str]:
+        """Those of the services that are not installed any more.
+
+        To be asked within the transaction that queues their jobs: who removes one cancels afterwards what it finds.
+        """
+        return sorted(set(services) - self._store.current().keys())
 
 
 def _failed(db: Database, found: Sequence[RowMapping], planned: Planned, *, now: float) -> tuple[str, bool]:

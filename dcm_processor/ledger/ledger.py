@@ -154,17 +154,23 @@ class Ledger:
             with self.read() as db:
                 return attempts.count_unended(db, service)
         except LedgerUnavailableError as error:
-            if "no such table" in str(error) or "unable to open database file" in str(error):
+            if _is_none_yet(error):
                 return {}
             raise
 
     def cancel_service(self, service: str) -> Cancelled:
-        """Cancel every job of a service that has not started; running ones go on. Redis is to forget the attempts."""
-        if not self.count_unended(service):
-            return Cancelled(0)
-        with self.write() as db:
-            keep_leader_out(db)
-            return attempts.cancel_service(db, service, f"service {service} was removed", now=time.time())
+        """Cancel every job of a service that has not started; running ones go on. Redis is to forget the attempts.
+
+        None where there is no ledger yet. Also where none is there, what the leader is at comes before this.
+        """
+        try:
+            with self.write() as db:
+                keep_leader_out(db)
+                return attempts.cancel_service(db, service, f"service {service} was removed", now=time.time())
+        except LedgerUnavailableError as error:
+            if _is_none_yet(error):
+                return Cancelled(0)
+            raise
 
     def pinned(self) -> set[tuple[str, str]]:
         """(service, digest) of every version that a job which has not ended needs."""
@@ -172,6 +178,11 @@ class Ledger:
             with self.read() as db:
                 return attempts.pinned(db)
         except LedgerUnavailableError as error:
-            if "no such table" in str(error) or "unable to open database file" in str(error):
+            if _is_none_yet(error):
                 return set()
             raise
+
+
+def _is_none_yet(error: LedgerUnavailableError) -> bool:
+    """Whether there is no ledger: nothing has been started yet."""
+    return "no such table" in str(error) or "unable to open database file" in str(error)

@@ -127,7 +127,10 @@ def results_page(db: Connection, cursor: str | None, limit: int, terms: results.
 
 
 def standing(db: Connection, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Those of the jobs that are known, by id: studyId, jobName, service, verdict, state; newestPlanId of its study."""
+    """Those of the jobs that are known, by id: studyId, jobName, level, service, verdict, state.
+
+    And newestPlanId of its study.
+    """
     table = jobs_table
     found: dict[str, dict[str, Any]] = {}
     for portion in _portions(job_ids, 1000):
@@ -137,6 +140,7 @@ def standing(db: Connection, job_ids: Sequence[str]) -> dict[str, dict[str, Any]
                     table.c[name]
                     for name in ("job_id", "study_id", "plan_id", "job_name", "service", "verdict", "state")
                 ),
+                table.c.settings["level"].as_string().label("level"),
                 studies_table.c.active_plan_id,
             )
             .join(studies_table, studies_table.c.study_id == table.c.study_id)
@@ -148,6 +152,7 @@ def standing(db: Connection, job_ids: Sequence[str]) -> dict[str, dict[str, Any]
                 "studyId": row.study_id,
                 "planId": row.plan_id,
                 "jobName": row.job_name,
+                "level": row.level,
                 "service": row.service,
                 "verdict": row.verdict,
                 "state": row.state,

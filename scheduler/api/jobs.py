@@ -12,7 +12,7 @@ from werkzeug.exceptions import Conflict, RequestedRangeNotSatisfiable
 from dcm_processor.errors import NotKnownError
 from dcm_processor.live import add_progress
 from dcm_processor.registry import ServiceRegistry
-from dcm_processor.vocabulary import EventKind, JobState, Verdict
+from dcm_processor.vocabulary import EventKind, JobState, Level, Verdict
 from scheduler.api.lists import Asked, Cursor, Limit, bad_cursor
 from scheduler.api.models import AcceptedJobs, BulkAccepted, Job, JobPage, RefusedJob
 from scheduler.api.operation import operation
@@ -129,7 +129,10 @@ def show_log(job_id: str, query: LogQuery) -> Response:
 @jobs.post("/jobs/<job_id>/rerun")
 @operation("Run a job again", answer=AcceptedJobs, status=202, problems=(404, 409))
 def rerun_job(job_id: str) -> AcceptedJobs:
-    """Run the job and its dependents again: same headers and params, today's version; its dependencies are reused."""
+    """Run the job and its dependents again: same headers and params, today's version; its dependencies are reused.
+
+    Of that version's settings.json too, but for params and for what makes the plan (dependsOn, stage, level and order).
+    """
     job = _known(job_id)
     if why := _why_no_rerun(parts().ledger.standing([job_id])[job_id], parts().store.load()):
         raise Conflict(why)
@@ -204,7 +207,7 @@ def _why_no_rerun(job: dict[str, Any], services: ServiceRegistry) -> str | None:
         return f"The job is {job['state']}; it can be run again once it has ended, or be cancelled"
     if job["planId"] != job["newestPlanId"]:
         return f"The study has a later plan, {job['newestPlanId']}; run the job of that plan again"
-    if services.same(job["service"], job["jobName"]) is None:
+    if services.same(job["service"], job["jobName"], Level(job["level"])) is None:
         return (
             f"Service {job['service']} is not installed any more, or not with this job; install it again (`bash "
             "service.sh install`) to run the job, or run the study again to have it planned without"

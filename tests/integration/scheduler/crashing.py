@@ -21,6 +21,7 @@ from dcm_processor.manifest import Defaults, parse_manifest
 from dcm_processor.plan import CallbackOutcome, instances_of, make_plan
 from dcm_processor.registry import combine
 from dcm_processor.settings import Settings
+from dcm_processor.store import Store
 from dcm_processor.transport import REPORTS, Transport
 from dcm_processor.vocabulary import Level
 from scheduler import controller, planner, repair, results
@@ -169,6 +170,7 @@ class MortalController:
         patch.setattr(controller, "Repair", self._repair)
         patch.setattr(results, "move", self.boundaries.around(results.move, _NO_DISK))
         patch.setattr(planner, "PlanningChild", self._child)
+        patch.setattr(Store, "current", lambda _store: {"svc": "0" * 32})  # as the plans that its children make
         patch.setattr(repair, "QUEUED_GRACE", 0.0)
         patch.setattr(judgement, "OUTAGE_INTERVALS", (0.0,))
         self._start()

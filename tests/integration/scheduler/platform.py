@@ -54,8 +54,7 @@ class Platform:
             REDIS_URL=valkey.url,
             ORTHANC_REST_URL=orthanc.url,
             ORTHANC_REST_PASSWORD=orthanc.password,
-            CALLBACK_TIMEOUT=2,
-            **settings,
+            **{"CALLBACK_TIMEOUT": 2, **settings},
         )
         basedir.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(self.settings.database_url)

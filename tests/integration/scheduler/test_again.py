@@ -90,6 +90,55 @@ def test_a_rerun_of_one_job_leaves_dependents_of_a_removed_service_cancelled(
     assert found["c"]["state"] in ("cancelled", "skipped")
 
 
+def test_a_rerun_job_has_all_of_the_version_of_today_but_its_params_and_its_place_in_the_plan(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    before = {"jobName": "a", "timeout": 10, "params": {"threshold": 1}}
+    platform.install("svc", [before, {"jobName": "b", "dependsOn": "a"}], YES, tmp_path / "source")
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    worker = HandWorker(platform)
+    old = worker.start()
+    worker.end(old.attemptId, ExitReason.TIMEOUT, error="too slow")
+    platform.wait_for(study.study_id, "failed")
+    today = {
+        "jobName": "a",
+        "worker": "svc.renamed",
+        "timeout": "3h",
+        "memory": "1G",
+        "priority": "high",
+        "warm": False,
+        "retry": {"max": 1, "interval": [0]},
+        "params": {"threshold": 2},
+        "stage": "post",
+    }
+    platform.install("svc", [today, {"jobName": "b"}], YES, tmp_path / "today", work="def renamed():\n    pass\n")
+    rerun(platform, study, {"jobIds": [old.jobId]})
+    new = worker.start("high")
+    assert new.digest != old.digest
+    assert (new.worker, new.timeout, new.memory, new.warm) == ("svc.renamed", 10_800, 2**30, False)
+    assert new.params == {"threshold": 1}
+    assert platform.states(study.study_id)["b"] == "waiting"  # for a, as in the plan that it was
+    worker.end(new.attemptId, ExitReason.EXCEPTION, error="once more")
+    assert worker.run("high").attempt == 2  # today's retry
+    assert worker.run().jobName == "b"
+    platform.wait_for(study.study_id, "finished")
+
+
+def test_a_job_whose_service_has_it_at_another_level_now_is_not_run_again(
+    platform: Platform, orthanc: OrthancServer, tmp_path: Path
+) -> None:
+    platform.install("svc", [{"jobName": "a"}], YES, tmp_path / "source")
+    study = send(orthanc, tmp_path / "study")
+    platform.announce(study.study_id)
+    HandWorker(platform).run()
+    platform.wait_for(study.study_id, "finished")
+    platform.install("svc", [{"jobName": "a", "level": "series"}], YES, tmp_path / "today")
+    rerun(platform, study, {"jobIds": [platform.jobs(study.study_id)["a"]["jobId"]]})
+    found = platform.jobs(study.study_id)["a"]
+    assert (found["state"], found["reason"]) == ("cancelled", "service svc was removed, or has this job no more")
+
+
 def test_a_rerun_of_a_whole_study_that_grew_runs_everything(
     platform: Platform, orthanc: OrthancServer, tmp_path: Path
 ) -> None:

@@ -119,3 +119,32 @@ def test_removing_a_service_keeps_its_queued_jobs_from_starting(
     assert platform.transport.claim(worker.report(popped["o"]))
     worker.end(popped["o"])
     assert platform.wait_for(study.study_id, "failed")["reason"] == "not finished: a"
+
+
+def test_a_service_removed_while_a_study_is_planned_has_no_job_of_it_run(
+    valkey: ValkeyServer, orthanc: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its removal finds no job to cancel; the plan that is made then has one."""
+    asked, gate = tmp_path / "asked", tmp_path / "gate"
+    slow = f"""
+        import os, time
+        def applies(**kwargs):
+            open({str(asked)!r}, "a").close()
+            while not os.path.exists({str(gate)!r}):
+                time.sleep(0.01)
+            return True
+    """
+    with Platform(tmp_path / "base", valkey, orthanc, CALLBACK_TIMEOUT=60) as platform:
+        platform.install("svc", [{"jobName": "a"}], slow, tmp_path / "source")
+        platform.install("other", [{"jobName": "o"}], YES, tmp_path / "source")
+        study = send(orthanc, tmp_path / "study")
+        platform.announce(study.study_id)
+        wait_until(asked.exists, 20, "the callback is asked")
+        for key, value in {"BASEDIR": platform.settings.BASEDIR, "REDIS_URL": platform.transport.url}.items():
+            monkeypatch.setenv(key, str(value))
+        assert CliRunner().invoke(main, ["service", "remove", "svc"]).exit_code == 0
+        gate.touch()
+        assert HandWorker(platform).run().jobName == "o"
+        platform.wait_for(study.study_id, "finished")
+        assert list(platform.jobs(study.study_id)) == ["o"]
+        assert len(platform.study(study.study_id)["plans"]) == 1
