@@ -8,12 +8,19 @@ mark='written by dcm-processor while it installs packages'
 services=(orthanc postgresql) # those of our packages that bring one
 
 log=$(mktemp)
+put_back() { # the machine's own policy; also after a run that was killed
+  if grep -qs "$mark" "$policy"; then rm -f "$policy"; fi
+  if [[ -e $policy.own || -L $policy.own ]]; then mv "$policy.own" "$policy"; fi
+}
 clean_up() {
   rm -f "$log"
-  if grep -qs "$mark" "$policy"; then rm -f "$policy"; fi
+  put_back
 }
+exec 9>/run/dcm-processor-packages.lock
+flock 9 # one after the other: each puts back what it found
 trap clean_up EXIT
 trap 'exit 130' INT TERM HUP
+put_back
 
 has_service() { [[ -e /etc/init.d/$1 || -e /lib/systemd/system/$1.service ]]; }
 
@@ -22,11 +29,10 @@ for service in "${services[@]}"; do
   has_service "$service" || new+=("$service")
 done
 
-if [[ ! -e $policy ]]; then
-  printf '#!/bin/sh\n# %s\nexit 101\n' "$mark" >"$policy.new"
-  chmod 755 "$policy.new"
-  mv "$policy.new" "$policy"
-fi
+printf '#!/bin/sh\n# %s\nexit 101\n' "$mark" >"$policy.new"
+chmod 755 "$policy.new"
+if [[ -e $policy || -L $policy ]]; then mv "$policy" "$policy.own"; fi
+mv "$policy.new" "$policy"
 
 export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
 apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
