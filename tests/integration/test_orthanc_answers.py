@@ -231,6 +231,13 @@ def test_the_environments_proxy_is_not_used(
     assert client.system()["Version"] == "1.12.4"
 
 
+def test_a_file_is_asked_for_as_it_is(impostor: Impostor, client: Orthanc) -> None:
+    """Orthanc compresses what it sends where it may, and is much slower at that than at sending."""
+    impostor.answer = http(200, b"DICM", "application/dicom")
+    client.download(STUDY, io.BytesIO())
+    assert "accept-encoding: identity\r\n" in impostor.heads[-1].lower()
+
+
 class TestRotatedPassword:
     """A client outlives the password it began with."""
 

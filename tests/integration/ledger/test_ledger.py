@@ -247,6 +247,16 @@ def test_attempts_count_up_and_keep_what_happened(ledger: Ledger) -> None:
     assert job["attempts"][0]["phases"]["run"] == ["1970-01-01T00:00:01.000Z", "1970-01-01T00:00:02.000Z"]
 
 
+def test_what_is_committed_is_on_the_disk_itself(ledger: Ledger, database_url: str) -> None:
+    """A hook's 202 rests on it: the machine may lose its power right after."""
+    sqlite = database_url.startswith("sqlite")
+    wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1} if sqlite else {"synchronous_commit": "on"}
+    with ledger.write() as db:
+        for name, value in wanted.items():
+            found = db.exec_driver_sql(f"PRAGMA {name}" if sqlite else f"SHOW {name}").scalar_one()
+            assert found == value, name  # sqlite.org/pragma.html: 2 is FULL
+
+
 def test_removing_a_service_cancels_what_has_not_started_and_nothing_else(ledger: Ledger) -> None:
     ledger.record_event(EventKind.STABLE, STUDY)
     plan_id, _ = add_plan(ledger, 1, ["a", "b"])

@@ -20,6 +20,7 @@ from tests.integration.worker.conftest import STUDY, Stand, gone, horse_of
 from tests.integration.worker.test_deaths import SLOW
 from tests.integration.worker.test_studies import plan_of, store
 from tests.servers import OrthancServer
+from tests.small_disk import small_disk
 from tests.waiting import wait_until
 from worker.copies import Copies, Limits, lock, using
 from worker.studies import fetch
@@ -138,9 +139,7 @@ def test_a_small_disk_has_room_for_one_study_after_the_other(
     """Without a budget: what must stay free decides. What a plan needs stays, and fetching stops instead."""
     data = tmp_path / "data"
     data.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(data)], check=False).returncode:
-        pytest.skip("this machine does not let the test mount a small disk")
-    try:
+    with small_disk(data, "9m"):
         limits = Limits(min_free=2_000_000)
         fetch(client, data, plans[0], limits=limits)
         with pytest.raises(DataFullError, match=r"bytes are free, of which 2000000 are to stay so \(MIN_FREE\)"):
@@ -154,8 +153,6 @@ def test_a_small_disk_has_room_for_one_study_after_the_other(
             fetch(client, data, plans[0], limits=limits, unfinished=none_unfinished)
         assert there(data) == {plans[1].studyId}
         fetch(client, data, plans[1], limits=limits)  # nothing is to come, so nothing needs room
-    finally:
-        subprocess.run(["umount", str(data)], check=True)
 
 
 def test_a_copy_is_in_use_as_long_as_anything_of_the_job_lives(stand: Stand) -> None:

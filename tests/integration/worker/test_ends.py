@@ -1,6 +1,7 @@
 """How attempts end, and that the record says why."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from dcm_processor.outcome import Outcome
 from dcm_processor.vocabulary import ExitReason
 from tests.integration.worker.conftest import SERIES, STUDY, Stand, gone
+from tests.small_disk import small_disk
 from tests.waiting import wait_until
 
 ENDS = """
@@ -405,9 +407,7 @@ def test_a_full_disk(stand: Stand, place: str) -> None:
     """Under DATA the job fails with what the system said; under the spool its log is lost, its outcome is not."""
     small = stand.base / place / "attempts" if place == "data" else stand.base / place
     small.mkdir()
-    if os.system(f"mount -t tmpfs -o size=3m tmpfs {small} 2>/dev/null") != 0:
-        pytest.skip("this machine does not let the test mount a small disk")
-    try:
+    with small_disk(small, "3m"), closing(stand):
         stand.service(
             """
             def work(output_dir, **kwargs):
@@ -427,9 +427,6 @@ def test_a_full_disk(stand: Stand, place: str) -> None:
             assert stand.logged("part of the job's log is lost")["why"] == "No space left on device"
         stand.acknowledge()
         assert worker.poll() is None
-    finally:
-        stand.close()
-        os.system(f"umount -l {small}")
 
 
 @pytest.mark.parametrize("own_session", [False, True])

@@ -18,6 +18,7 @@ from dcm_processor import certificate
 from dcm_processor.environments.environment_key import recipe
 from dcm_processor.environments.environment_state import state_of
 from dcm_processor.settings import Settings
+from tests.small_disk import small_disk
 from tests.wheels import make_wheel
 from worker.contained import Contained, End
 from worker.environments import Environment, EnvironmentFailedError, Environments, EnvironmentUnavailableError
@@ -215,13 +216,9 @@ def test_a_service_without_requirements_has_the_packages_of_old(tmp_path: Path) 
 def test_a_full_disk_may_have_room_later(tmp_path: Path, site: Settings, requirements: Path) -> None:
     envs = site.envs
     envs.mkdir(parents=True)
-    if os.system(f"mount -t tmpfs -o size=1m tmpfs {envs} 2>/dev/null") != 0:
-        pytest.skip("this machine does not let the test mount a small disk")
-    try:
+    with small_disk(envs, "1m"):
         assert site.WHEEL_DIR is not None
         make_wheel(site.WHEEL_DIR, "big_package", "VALUE = '" + "x" * 3_000_000 + "'\n")
         requirements.write_text("big-package\n")
         with pytest.raises((EnvironmentUnavailableError, OSError), match=r"[Nn]o space|cannot be written"):
             Environments(site, environ()).provide(requirements.parent, "v1")
-    finally:
-        os.system(f"umount -l {envs}")

@@ -297,3 +297,22 @@ def test_a_version_of_a_service_stays_as_it_was_installed(stand: Stand) -> None:
     """No bytecode is written into it, by root neither."""
     run(stand, "import helper\ndef work(output_dir, **kwargs):\n    show(output_dir, 1)\n", helper="")
     assert not list((stand.base / "modules").rglob("__pycache__"))
+
+
+@pytest.mark.parametrize("order", [("high", "default", "low"), ("low", "default", "high")])
+def test_queues_are_served_in_the_order_in_which_worker_queues_names_them(
+    stand: Stand, tmp_path: Path, order: tuple[str, ...]
+) -> None:
+    record = tmp_path / "record"
+    stand.service(
+        f"""
+        def work(jobName, **kwargs):
+            with open({str(record)!r}, "a") as record:
+                print(jobName, file=record)
+        """
+    )
+    for number, queue in enumerate(["default", "low", "high", "default", "low", "high"]):
+        stand.enqueue(f"job-{number}", queue=queue, jobName=queue)
+    stand.start(QUEUES="high default low", WORKER_QUEUES=" ".join(order))
+    wait_until(lambda: record.exists() and len(record.read_text().split()) == 6, 30, "all have run")
+    assert record.read_text().split() == sorted(["high", "default", "low"] * 2, key=order.index)

@@ -20,6 +20,7 @@ from dcm_processor.settings import Settings
 from dcm_processor.transport import Order, PlanOrder
 from tests.dicom import StudyFiles, make_study, upload
 from tests.servers import OrthancServer, free_port
+from tests.small_disk import small_disk
 from tests.waiting import wait_until
 from worker.studies import fetch, provide
 
@@ -149,14 +150,10 @@ def test_a_full_disk_under_data(orthanc: OrthancServer, client: Orthanc, tmp_pat
     data.mkdir()
     sent = store(orthanc, tmp_path / "sent", instances=20, pixels=256 * 1024)
     plan = plan_of(client, sent.study_id)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(data)], check=False).returncode:
-        pytest.skip("this machine does not let the test mount a small disk")
-    try:
+    with small_disk(data, "2m"):
         with pytest.raises(DataFullError, match=r"bytes are needed, \d+ bytes are free"):
             fetch(client, data, plan)
         assert list(data.rglob("*.dcm")) == []
-    finally:
-        subprocess.run(["umount", str(data)], check=True)
 
 
 def set_log_level(orthanc: OrthancServer, level: str) -> None:

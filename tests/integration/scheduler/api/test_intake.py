@@ -23,6 +23,7 @@ import requests
 from dcm_processor.transport import WAKE
 from tests.integration.scheduler.api.stand import Api, GunicornServer, Installation, bearer, study_id
 from tests.servers import PostgresServer, ValkeyServer
+from tests.small_disk import small_disk
 from tests.waiting import wait_until
 
 STUDY = study_id(1)
@@ -225,34 +226,30 @@ def test_a_disk_that_fills_up_under_the_ledger_is_a_503_at_once_and_forgotten_wh
     """A real one, under a real server. What was accepted is there; nothing has to be started anew."""
     database = tmp_path / "basedir" / "db"
     database.mkdir(parents=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(database)], check=False).returncode:
-        pytest.skip("this machine does not let the test mount a small disk")
-    try:
-        with (
-            Installation(tmp_path, REDIS_URL=valkey.url) as installation,
-            GunicornServer(tmp_path / "server", installation) as server,
-        ):
-            assert server.hook(1).status_code == 202
-            filler = database / "of somebody else"
-            subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], check=False, capture_output=True)
-            assert shutil.disk_usage(database).free == 0
-            answers: dict[int, int] = {1: 202}
-            longest = 0.0
-            for number in range(2, 300):
-                began = time.monotonic()
-                answers[number] = server.hook(number).status_code
-                longest = max(longest, time.monotonic() - began)
-                if answers[number] == 503:
-                    break
-            assert set(answers.values()) <= {202, 503}
-            assert 503 in answers.values()
-            assert longest < 2
-            filler.unlink()
-            wait_until(lambda: server.hook(1000).status_code == 202, 5, "hooks are taken again")
-            accepted = {study_id(number) for number, status in [*answers.items(), (1000, 202)] if status == 202}
-            assert {row["study_id"] for row in installation.events()} == accepted
-    finally:
-        subprocess.run(["umount", str(database)], check=True)
+    with (
+        small_disk(database, "4m"),
+        Installation(tmp_path, REDIS_URL=valkey.url) as installation,
+        GunicornServer(tmp_path / "server", installation) as server,
+    ):
+        assert server.hook(1).status_code == 202
+        filler = database / "of somebody else"
+        subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], check=False, capture_output=True)
+        assert shutil.disk_usage(database).free == 0
+        answers: dict[int, int] = {1: 202}
+        longest = 0.0
+        for number in range(2, 300):
+            began = time.monotonic()
+            answers[number] = server.hook(number).status_code
+            longest = max(longest, time.monotonic() - began)
+            if answers[number] == 503:
+                break
+        assert set(answers.values()) <= {202, 503}
+        assert 503 in answers.values()
+        assert longest < 2
+        filler.unlink()
+        wait_until(lambda: server.hook(1000).status_code == 202, 5, "hooks are taken again")
+        accepted = {study_id(number) for number, status in [*answers.items(), (1000, 202)] if status == 202}
+        assert {row["study_id"] for row in installation.events()} == accepted
 
 
 def test_redis_down_changes_nothing_for_the_hook(server: GunicornServer, valkey: ValkeyServer) -> None:
