@@ -4,7 +4,7 @@ In Markdown, outside of sections whose heading ends with "(not run here)":
 
 - a fenced block whose opening line names a language and a path, ```python lungs/worker.py, has the reader write a file;
 - a `console` block has commands after `$ `, each followed by what it prints; `…` stands for anything within a line, and
-  alone on a line for any number of lines. Runs of spaces count as one.
+  alone on a line for any number of lines. Runs of spaces and tabs count as one.
 """
 
 import os
@@ -89,13 +89,14 @@ def matches(expected: str, printed: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    return "\n".join(re.sub(" +", " ", line).strip() for line in text.strip().splitlines())
+    return "\n".join(re.sub("[ \t]+", " ", line).strip() for line in text.strip().splitlines())
 
 
 class Shell:
     """One bash, which keeps its folder and its variables from command to command."""
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
+        self._home = Path(env["HOME"])
         self._bash = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
             cwd=folder,
@@ -130,6 +131,28 @@ class Shell:
     def folder(self) -> Path:
         """Where it is now."""
         return Path(f"/proc/{self._bash.pid}/cwd").resolve()
+
+    def follow(self, document: str, name: str, seconds: float) -> int:
+        """Do what a document says; each command has so many seconds. Returns how many commands it has.
+
+        Raises AssertionError with the place in the document where something else comes of it.
+        """
+        commands = 0
+        for step in steps(document):
+            match step:
+                case File():
+                    path = self._home / step.path[2:] if step.path.startswith("~/") else self.folder / step.path
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(step.text)
+                case Command():
+                    commands += 1
+                    status, printed = self.run(step.text, seconds)
+                    where = f"{name}, line {step.line}: {step.text}"
+                    assert status == 0, f"{where}\nended with {status}\n{printed}"
+                    assert matches(step.expected, printed), (
+                        f"{where}\nshould print\n{step.expected}\nand printed\n{printed}"
+                    )
+        return commands
 
     def close(self) -> None:
         """End it, and what it runs."""

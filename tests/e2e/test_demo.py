@@ -1,13 +1,16 @@
 """run.sh --local --demo, word for word: what a stranger does first."""
 
+import gzip
 import json
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dcm_processor.local.processes import marked
+from dcm_processor.settings import CHECKOUT
 from tests.e2e.test_local_mode import Installation
 
 JOBS = [
@@ -36,6 +39,26 @@ def table(stdout: str) -> list[list[str]]:
     return [re.split(r"\s{2,}", line.strip())[:3] for line in lines]
 
 
+def check_image(image: Path) -> None:
+    """It is an image of all slices, and beside it is what dcm2niix tells of the series.
+
+    NIfTI-1: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h (sizeof_hdr, dim).
+    """
+    header = gzip.decompress(image.read_bytes())[:348]
+    assert struct.unpack_from("<i", header) == (348,)
+    dimensions, columns, rows, slices = struct.unpack_from("<4h", header, 40)
+    assert dimensions == 3
+    assert columns == rows >= 128
+    assert slices == 24
+    told = json.loads(image.with_name(image.name.replace(".nii.gz", ".json")).read_text())
+    assert (told["Modality"], told["SeriesDescription"]) in {
+        ("CT", "Chest native"),
+        ("CT", "Chest arterial"),
+        ("MR", "Head T1"),
+        ("MR", "Head T2"),
+    }
+
+
 def service(folder: Path, name: str, body: str) -> Path:
     """A service that takes every study."""
     entry = {"jobName": name, "worker": f"{name}.worker", "callback": f"{name}.callback", "timeout": "1m"}
@@ -58,6 +81,7 @@ def test_the_first_run_ends_with_every_job_finished(installation: Installation) 
     assert images == ["1_Chest-native.nii.gz", "1_Head-T1.nii.gz", "2_Chest-arterial.nii.gz", "2_Head-T2.nii.gz"]
     for image in images:
         assert image in done.stdout
+        check_image(next((installation.basedir / "data" / "results").rglob(image)))
     assert "the end of the log of dcm2nii" in done.stdout
     assert f"http://127.0.0.1:{installation.settings['DASHBOARD_PORT']}/rq" in done.stdout
     assert str(installation.basedir / "secrets" / "dashboard_password") in done.stdout
@@ -75,6 +99,20 @@ def test_a_second_run_on_the_same_stack_runs_the_same_studies_again(installation
         plans = json.loads(installation.bash_cli("study", "show", study["studyId"], "--json").stdout)["plans"]
         newest = plans[0]["revision"]  # the only one, unless the machine was slow and the first sending paused
         assert [plan["run"] for plan in plans if plan["revision"] == newest] == [2, 1]
+
+
+def test_the_service_in_five_minutes_of_the_readme_does_what_it_says(
+    installation: Installation, tmp_path: Path
+) -> None:
+    section = (
+        (CHECKOUT / "README.md").read_text().partition("\n## A service in five minutes\n")[2].partition("\n## ")[0]
+    )
+    shell = installation.shell(tmp_path / "home")
+    try:
+        assert shell.follow(section, "README.md, A service in five minutes", 100) == 5
+    finally:
+        shell.close()
+        installation.bash_cli("service", "remove", "lungs")
 
 
 def test_nothing_of_the_patients_that_are_none_is_in_the_logs(installation: Installation) -> None:

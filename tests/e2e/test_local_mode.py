@@ -14,12 +14,14 @@ from typing import Any
 import psutil
 import pytest
 import requests
+from uv import find_uv_bin
 
 from dcm_processor.local.processes import marked
 from dcm_processor.local.stack import Stack
 from dcm_processor.settings import CHECKOUT, Settings
 from tests.dicom import make_study, upload
 from tests.servers import OrthancServer, free_port
+from tests.tutorial import Shell
 from tests.waiting import wait_until
 
 PORTS = ("DICOM_PORT", "ORTHANC_PORT", "REDIS_PORT", "SCHEDULER_PORT", "DASHBOARD_PORT")
@@ -67,6 +69,13 @@ class Installation:
             timeout=60,
             check=False,
         )
+
+    def shell(self, home: Path) -> Shell:
+        """A reader's shell in the checkout, with a home of its own; what was downloaded before is there."""
+        cache = subprocess.run([find_uv_bin(), "cache", "dir"], capture_output=True, text=True, check=True).stdout
+        home.mkdir()
+        own = {"HOME": str(home), "UV_CACHE_DIR": cache.strip(), "LC_ALL": "C"}
+        return Shell(CHECKOUT, {**os.environ, **self.settings, **own})
 
     def stack_json(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.basedir / "run" / "stack.json").read_text())
@@ -225,6 +234,8 @@ def test_an_orthanc_of_somebody_else_is_used_and_what_it_holds_is_left_alone(
     assert "orthanc" not in another.programs()
     assert f"Orthanc, not ours  {orthanc.url}" in done.stdout
     assert "1 study in Orthanc from before the platform met it: known, not processed" in done.stdout
+    assert "study list --state known` lists them, `" in done.stdout
+    assert "study rerun STUDY` processes one" in done.stdout
     another.down()
 
 

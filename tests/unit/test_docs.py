@@ -104,16 +104,6 @@ class TestContract:
         assert capsys.readouterr().out == "side-of {'side': 'L'}\n"
 
 
-def test_the_service_of_the_readme_is_right() -> None:
-    """Its settings have no fault, and its functions are called what the settings say."""
-    readme = (CHECKOUT / "README.md").read_text()
-    parsed = parse_manifest(blocks(readme, "json")[0], "lungs", Defaults(Level.STUDY, "default", ("default",)))
-    assert (parsed.faults, parsed.warnings) == ((), ())
-    callback, worker = (compile(source, "README.md", "exec") for source in blocks(readme, "python"))
-    assert "callback" in callback.co_names
-    assert "worker" in worker.co_names
-
-
 @pytest.mark.parametrize("words", [Verdict, JobState, ExitReason])
 def test_the_glossary_has_every_word(words: Any) -> None:
     glossary = (CHECKOUT / "docs" / "glossary.md").read_text().replace("time-out", "timeout")

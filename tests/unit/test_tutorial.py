@@ -82,7 +82,7 @@ def test_what_was_printed_is_compared_with_what_is_expected(expected: str, print
 class TestShell:
     @pytest.fixture
     def shell(self, tmp_path: Path) -> Iterator[Shell]:
-        shell = Shell(tmp_path, os.environ)
+        shell = Shell(tmp_path, os.environ | {"HOME": str(tmp_path)})
         yield shell
         shell.close()
 
