@@ -1,5 +1,6 @@
 """The configuration: .env, then .env.local, then the environment; the last wins; all faults are told together."""
 
+import re
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -29,6 +30,12 @@ def test_the_committed_env_works_as_it_is_and_holds_no_secret(checkout: Path) ->
     assert settings.starts_redis
     assert settings.starts_orthanc
     assert not [line for line in (CHECKOUT / ".env").read_text().splitlines() if "PASSWORD=" in line]
+
+
+def test_the_committed_env_tells_of_every_key_but_for_what_the_start_itself_sets() -> None:
+    of_the_start = {"MODE", "ALIVE_FILE", "SCRIPTS", "WORKER_UID", "WORKER_GID"}
+    told = set(re.findall(r"\b[A-Z][A-Z_]+\b", (CHECKOUT / ".env").read_text()))
+    assert set(Settings.model_fields) - told == of_the_start
 
 
 def test_env_local_wins_over_env_and_the_environment_over_both(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
