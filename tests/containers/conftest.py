@@ -8,6 +8,7 @@ import pytest
 
 from tests.containers.stack import ContainerStack, engine_answers
 from tests.servers import require
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,9 +18,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> None:
     require(
         engine_answers(), "a Docker engine with Compose v2", "install docker.io and the Compose plugin, start dockerd"
     )
+    _wait_for_base_images()
     builder = ContainerStack(tmp_path_factory.mktemp("builder"), "builder")
     done = builder.bash("build.sh")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _wait_for_base_images() -> None:
+    """Where .ci/run has them made meanwhile."""
+    if (ready := os.environ.get("IMAGES_READY")) is None:
+        return
+    wait_until(Path(ready).exists, 250, "the images that ours are built from")
+    status, said = Path(ready).read_text().strip(), Path(f"{ready}.log").read_text()
+    assert status == "0", f"the images that ours are built from were not made ({status}):\n{said}"
 
 
 @pytest.fixture(scope="session")

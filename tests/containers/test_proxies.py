@@ -32,7 +32,8 @@ services:
   worker-without:
     extends: {{file: {CHECKOUT}/docker-compose.worker.yml, service: worker}}
     networks: [inside]
-    environment: {{HTTP_PROXY: "", HTTPS_PROXY: "", PIP_INDEX_URL: "", WORKER_QUEUES: low}}
+    environment:  # what nothing answers is not asked again: it builds the same environments as the other worker
+      {{HTTP_PROXY: "", HTTPS_PROXY: "", PIP_INDEX_URL: "", WORKER_QUEUES: low, UV_HTTP_RETRIES: "0"}}
 """
 SCRIPT = """\
 set -e

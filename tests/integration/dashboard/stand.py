@@ -17,12 +17,13 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import insert, update
 
 from dcm_processor import identity
-from dcm_processor.ledger import Ledger, events, plans, results, studies
+from dcm_processor.ledger import events, plans, results, studies
 from dcm_processor.ledger.schema import attempts
 from dcm_processor.ledger.schema import studies as studies_table
 from dcm_processor.notes import NamedResult
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import JobState, StudyState, Verdict
+from tests.ledgers import new_ledger
 from tests.servers import Server, free_port
 from tests.waiting import wait_until
 
@@ -79,8 +80,7 @@ class LedgerOfStudies:
     """A ledger to fill."""
 
     def __init__(self, url: str) -> None:
-        self.ledger = Ledger(url)
-        self.ledger.migrate()
+        self.ledger = new_ledger(url)
         self._now = time.time() - 600
 
     def study(self, number: int, state: StudyState, reason: str | None = None, **labels: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from sqlalchemy import Engine, event
 
 from dcm_processor import identity
-from dcm_processor.ledger import Ledger, plans
+from dcm_processor.ledger import plans
 from dcm_processor.manifest import Defaults, parse_manifest
 from dcm_processor.plan import CallbackOutcome, instances_of, make_plan
 from dcm_processor.registry import combine
@@ -23,6 +23,7 @@ from scheduler.outcomes import take
 from scheduler.planning import Ending, Planned
 from scheduler.progress import deciding
 from scheduler.results import Results
+from tests.ledgers import new_ledger
 
 SERIES = ["a" * 8, "b" * 8]
 
@@ -31,8 +32,7 @@ class AdoptedPlan:
     """A plan of series jobs, taken on outcome by outcome."""
 
     def __init__(self, folder: Path, transport: Transport, jobs: list[dict[str, Any]], url: str | None = None) -> None:
-        self.ledger = Ledger(url or f"sqlite:///{folder}/ledger.sqlite")
-        self.ledger.migrate()
+        self.ledger = new_ledger(url or f"sqlite:///{folder}/ledger.sqlite")
         self.clock = time.time
         self.transport, self.results = transport, Results(folder / "data")
         defaults = Defaults(Level.STUDY, "default", ("default",))

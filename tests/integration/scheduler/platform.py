@@ -16,7 +16,7 @@ import redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from dcm_processor.ledger import Ledger, repairs
+from dcm_processor.ledger import repairs
 from dcm_processor.outcome import Outcome
 from dcm_processor.settings import CHECKOUT, Settings
 from dcm_processor.store import Store
@@ -25,6 +25,7 @@ from dcm_processor.vocabulary import EventKind, ExitReason, RepairKind
 from scheduler import controller, repair
 from scheduler.controller import Controller
 from tests.dicom import StudyFiles, make_study, upload
+from tests.ledgers import new_ledger
 from tests.servers import OrthancServer, ValkeyServer
 from tests.waiting import wait_until
 
@@ -57,8 +58,7 @@ class Platform:
             **{"CALLBACK_TIMEOUT": 2, **settings},
         )
         basedir.mkdir(parents=True, exist_ok=True)
-        self.ledger = Ledger(self.settings.database_url)
-        self.ledger.migrate()
+        self.ledger = new_ledger(self.settings.database_url)
         self.transport = Transport(valkey.url)
         self.store = Store.of(self.settings)
         self._controller: Controller | None = None

@@ -22,11 +22,11 @@ from hypothesis.stateful import (
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from dcm_processor.ledger import Ledger
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Order, Report, Transport
 from dcm_processor.vocabulary import EventKind, ExitReason
 from tests.integration.scheduler.crashing import MortalController, Shape
+from tests.ledgers import new_ledger
 from tests.servers import ValkeyServer
 
 NAMES = "abcde"
@@ -53,15 +53,12 @@ class Crashes(RuleBasedStateMachine):
     """Studies come and grow, workers work and die, Redis is emptied, and the controller dies wherever it can."""
 
     redis_url: ClassVar[str]
-    blank: ClassVar[Path]  # a ledger without a study
 
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.base = Path(tempfile.mkdtemp())
-        (self.base / "db").mkdir()
-        shutil.copy(self.blank, self.base / "db" / "ledger.sqlite")
-        self.ledger = Ledger(f"sqlite:///{self.base}/db/ledger.sqlite")
+        self.ledger = new_ledger(f"sqlite:///{self.base}/db/ledger.sqlite")
         self.transport = Transport(self.redis_url)
         self.redis: redis.Redis = self.transport.redis
         self.redis.flushall()
@@ -293,12 +290,8 @@ class Crashes(RuleBasedStateMachine):
 
 @pytest.fixture
 def crashes(tmp_path: Path) -> Iterator[type[Crashes]]:
-    blank = tmp_path / "blank.sqlite"
-    ledger = Ledger(f"sqlite:///{blank}")
-    ledger.migrate()
-    ledger.close()
     with ValkeyServer(tmp_path / "valkey") as valkey:
-        Crashes.redis_url, Crashes.blank = valkey.url, blank
+        Crashes.redis_url = valkey.url
         yield Crashes
 
 

@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import func, insert, select, update
 
 from dcm_processor import identity
-from dcm_processor.ledger import Lease, Ledger, leases, retention, schema
+from dcm_processor.ledger import Lease, leases, retention, schema
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import AttemptState, EventKind, JobState, StudyState, Verdict
 from scheduler import retention as step
 from scheduler.retention import Retention
+from tests.ledgers import new_ledger
 
 DAY = 86_400.0
 NOW = time.time()
@@ -30,8 +31,7 @@ class Stand:
 
     def __init__(self, base: Path, url: str) -> None:
         self.base, self.data, self.jobs = base, base / "data", base / "logs" / "jobs"
-        self.ledger = Ledger(url)
-        self.ledger.migrate()
+        self.ledger = new_ledger(url)
         self.lease = self.lead()
 
     def lead(self) -> Lease:

@@ -18,7 +18,7 @@ from sqlalchemy import insert, update
 from werkzeug.test import TestResponse
 
 from dcm_processor import identity
-from dcm_processor.ledger import Ledger, events, schema
+from dcm_processor.ledger import events, schema
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from dcm_processor.vocabulary import JobState, StudyState, Verdict
@@ -26,6 +26,7 @@ from scheduler.app import create_app
 from scheduler.openapi import openapi
 from scheduler.parts import Explain
 from tests.integration.scheduler.platform import Platform
+from tests.ledgers import new_ledger
 from tests.servers import Server, free_port
 
 TOKENS = {name: f"{name}-of-the-test" for name in ("hook_token", "worker_token", "scheduler_token")}
@@ -60,8 +61,7 @@ class Installation:
             (self.base / "secrets" / name).write_text(text + "\n")
         nobody: dict[str, Any] = {"REDIS_URL": NOBODY, "ORTHANC_REST_URL": "http://127.0.0.1:1"}
         self.settings = Settings(MODE="local", BASEDIR=self.base, **(nobody | settings))
-        self.ledger = Ledger(self.settings.database_url, busy_timeout=1.0)
-        self.ledger.migrate()
+        self.ledger = new_ledger(self.settings.database_url, busy_timeout=1.0)
         self.wakes = Wakes()
         self._now = time.time() - 600
 
@@ -153,13 +153,24 @@ def _job_row(plan_id: str, study: str, position: int, job: Mapping[str, Any], no
     return {**row, **moments, "job_id": job_id, "plan_id": plan_id, "study_id": study, "position": position}
 
 
+_documents: dict[frozenset[str], dict[str, Any]] = {}
+
+
+def _document(app: Flask) -> dict[str, Any]:
+    """The OpenAPI document of an app; apps of the same routes have the same."""
+    routes = frozenset(f"{rule} {rule.endpoint} {rule.methods}" for rule in app.url_map.iter_rules())
+    if routes not in _documents:
+        _documents[routes] = openapi(app)
+    return _documents[routes]
+
+
 class Api:
     """A client that shows the scheduler token, and fails where an answer is not what the OpenAPI document says."""
 
     def __init__(self, app: Flask) -> None:
         self.app = app
         self._client: FlaskClient = app.test_client()
-        self.document = openapi(app)
+        self.document = _document(app)
         resource: Resource[Any] = DRAFT202012.create_resource(self.document)
         self._registry: Registry[Any] = Registry().with_resource("urn:api", resource)
 

@@ -11,6 +11,7 @@ from dcm_processor.errors import LedgerUnavailableError
 from dcm_processor.ledger import Ledger, events, plans
 from dcm_processor.version_links import VersionLinks
 from dcm_processor.vocabulary import JobState, StudyState, Verdict
+from tests.ledgers import new_ledger
 from tests.unit.dcm_processor.cli.conftest import Cli
 
 Source = Callable[..., Path]
@@ -147,8 +148,7 @@ def test_every_answer_can_be_had_as_json(cli: Cli, source: Source, tmp_path: Pat
 
 def jobs_of(cli: Cli, *states: JobState, digest: str = "0" * 32) -> Ledger:
     """A ledger with a job of service `demo` in each of these states."""
-    ledger = Ledger(f"sqlite:///{cli.base / 'db' / 'ledger.sqlite'}")
-    ledger.migrate()
+    ledger = new_ledger(f"sqlite:///{cli.base / 'db' / 'ledger.sqlite'}")
     with ledger.write() as db:
         events.meet(db, "s", StudyState.RUNNING, now=0)
         rows = [
