@@ -1,9 +1,10 @@
 """A job's end to its dependent's enqueue, on an idle system: real Orthanc, Valkey, controller and worker.
 
-    .venv/bin/python benchmarks/hop.py [--jobs 40]
+    .venv/bin/python benchmarks/hop.py [--jobs 40] [--memory 0]
 
 A chain of jobs; each writes down the time of its last line, and Redis tells (MONITOR) when the next one was pushed to
 its queue, where a worker has it. The median of the differences is what counts (at most 10 ms). Exit status 1 above it.
+With --memory their module holds so many MB, which the system has to take apart at each job's end.
 """
 
 import argparse
@@ -28,15 +29,18 @@ from tests.waiting import wait_until
 LIMIT_MS = 10.0
 WORK = """
 import pathlib, time
+HELD = bytearray(b"x" * {memory} * 1_000_000)
 def work(output_dir):
     with pathlib.Path(output_dir, "end").open("w") as end:
         end.write(repr(time.time()))
 """
 
 
-def chain(platform: Platform, folder: Path, length: int) -> None:
+def chain(platform: Platform, folder: Path, length: int, memory: int) -> None:
     jobs = [{"jobName": f"job-{n:03d}"} | ({"dependsOn": f"job-{n - 1:03d}"} if n else {}) for n in range(length)]
-    platform.install("chain", jobs, "def applies(**kwargs):\n    return True\n", folder, work=WORK)
+    platform.install(
+        "chain", jobs, "def applies(**kwargs):\n    return True\n", folder, work=WORK.format(memory=memory)
+    )
 
 
 def ended(platform: Platform) -> bool:
@@ -68,7 +72,9 @@ def pushes(monitor: Monitor, number: int) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=40)
-    length = parser.parse_args().jobs
+    parser.add_argument("--memory", type=int, default=0)
+    arguments = parser.parse_args()
+    length = arguments.jobs
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (
@@ -77,7 +83,7 @@ def main() -> int:
             ExitStack() as stack,
         ):
             platform = Platform(folder / "base", valkey, orthanc)
-            chain(platform, folder / "source", length)
+            chain(platform, folder / "source", length, arguments.memory)
             environ = os.environ | {
                 "BASEDIR": str(folder / "base"), "REDIS_URL": valkey.url, "ORTHANC_REST_URL": orthanc.url,
                 "ORTHANC_REST_PASSWORD": orthanc.password, "MODE": "local",
