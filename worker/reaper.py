@@ -575,7 +575,7 @@ class Reaper:
                 continue
             *lines, self._pending = (self._pending + data).split(b"\n")
             for line in lines:
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, RecursionError):  # a service may write what it likes
                     message = json.loads(line)
                     self.messages.append(message)
                     if message == {"kind": "begins"} and self._function is None:

@@ -456,3 +456,20 @@ def test_what_forks_all_the_time_is_caught(stand: Stand, *, own_session: bool, w
     wait_until(
         lambda: sum("runner.py" in command for command in stand.processes().values()) == kept, 10, "nothing else"
     )
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_whatever_a_job_writes_to_the_descriptor_of_its_messages_is_survived(stand: Stand, *, warm: bool) -> None:
+    """Also what no reader of JSON gets to the end of."""
+    stand.service(
+        """
+        import os
+        def work(**kwargs):
+            for line in (b"[" * 100_000, b"9" * 5_000, b"{}", b"null", bytes(range(128, 256)), b'{"kind": []}'):
+                os.write(3, line + b"\\n")
+        """
+    )
+    stand.start()
+    for number in range(2):
+        stand.enqueue(f"job-{number}", warm=warm)
+        assert stand.outcome(f"job-{number}").exitReason is ExitReason.DONE
