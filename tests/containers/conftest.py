@@ -11,6 +11,13 @@ from tests.servers import require
 from tests.waiting import wait_until
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that is here waits for the images, which are made meanwhile."""
+    here = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    for item in here[:1]:
+        item.add_marker(pytest.mark.timeout(900))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def images(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Our images, built as `bash build.sh` builds them."""
@@ -28,7 +35,7 @@ def _wait_for_base_images() -> None:
     """Where .ci/run has them made meanwhile."""
     if (ready := os.environ.get("IMAGES_READY")) is None:
         return
-    wait_until(Path(ready).exists, 250, "the images that ours are built from")
+    wait_until(Path(ready).exists, 500, "the images that ours are built from")
     status, said = Path(ready).read_text().strip(), Path(f"{ready}.log").read_text()
     assert status == "0", f"the images that ours are built from were not made ({status}):\n{said}"
 
