@@ -5,6 +5,7 @@ pair whether it takes it; an association has room for 128 contexts (PS3.8 9.3.2.
 """
 
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -162,6 +163,8 @@ class _Line:
             raise PeerUnavailableError(f"{self._peer} cannot be reached: {error.strerror or error}") from None
         if not association.is_established and not association.rejected_contexts:
             raise PeerUnavailableError(f"{self._peer} {_why_not(association)}")
+        if association.is_established:
+            association._reactor_checkpoint = _Checkpoint(association)
         self._delivery.associations += 1
         self._association = association
         self._accepted = {
@@ -192,6 +195,38 @@ class _Line:
         if "Status" not in status:
             raise _LostError
         return _why_rejected(status)
+
+
+class _Checkpoint(threading.Event):
+    """Where an association's own thread is held while a request waits for its response.
+
+    pynetdicom 3.0.4 takes the thread for held when it is about to look whether it is to be. One that the system stops
+    right then takes away the response that comes meanwhile, and the request waits until the peer ends the association,
+    30 s later. Here `clear` returns when the thread is held.
+    """
+
+    def __init__(self, association: Association) -> None:
+        super().__init__()
+        self._association, self._held = association, threading.Event()
+        self.set()
+
+    def set(self) -> None:
+        self._held.clear()
+        super().set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self.is_set():
+            return True
+        self._held.set()
+        went_on = super().wait(timeout)
+        self._held.clear()
+        return went_on
+
+    def clear(self) -> None:
+        super().clear()
+        if threading.current_thread() is not self._association:
+            while self._association.is_alive() and not self._held.wait(0.01):
+                pass
 
 
 def _send_at_once(event: evt.Event) -> None:

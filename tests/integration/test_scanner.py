@@ -1,6 +1,7 @@
 """Sending to peers that behave and misbehave: each instance ends as sent or as rejected with why."""
 
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from pydicom.uid import (
     RLELossless,
 )
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.transport import ThreadedAssociationServer
 
@@ -169,6 +172,30 @@ def test_each_instance_is_told_of_as_it_is_dealt_with(files: list[DicomFile], ar
     told: list[tuple[str, str | None]] = []
     send(files, archive().peer, lambda file, reason: told.append((file.name, reason)))
     assert told == [(file.name, None) for file in files]
+
+
+def test_a_response_is_not_lost_to_a_thread_that_stood_still_for_a_moment(
+    files: list[DicomFile], archive: Callable[..., Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine: the association's own thread stands still when it has looked whether it is to, then ours."""
+    send_msg = DIMSEServiceProvider.send_msg
+
+    def go_on(self: Association, is_paused: bool) -> None:
+        if not is_paused and self.is_requestor and self.is_established:
+            time.sleep(0.1)
+        self.__dict__["paused"] = is_paused
+
+    def send_and_stand_still(self: DIMSEServiceProvider, *message: Any) -> None:
+        send_msg(self, *message)
+        if self.assoc.is_requestor:
+            time.sleep(0.3)
+
+    paused = property(lambda self: self.__dict__.get("paused", False), go_on)
+    monkeypatch.setattr(Association, "_is_paused", paused, raising=False)
+    monkeypatch.setattr(DIMSEServiceProvider, "send_msg", send_and_stand_still)
+    monkeypatch.setattr(scanner, "_SECONDS_TO_ANSWER", 2)
+    delivery = send(files, archive().peer)
+    assert (delivery.sent, delivery.rejected, delivery.associations) == (len(files), [], 1)
 
 
 def test_more_than_128_kinds_take_several_associations(tmp_path: Path, archive: Callable[..., Archive]) -> None:
