@@ -10,7 +10,11 @@ services=(orthanc postgresql) # those of our packages that bring one
 log=$(mktemp)
 put_back() { # the machine's own policy; also after a run that was killed
   if grep -qs "$mark" "$policy"; then rm -f "$policy"; fi
-  if [[ -e $policy.own || -L $policy.own ]]; then mv "$policy.own" "$policy"; fi
+  if [[ $policy.own -ef $policy ]]; then # killed before ours took its place
+    rm -f "$policy.own"
+  elif [[ -e $policy.own || -L $policy.own ]]; then
+    mv -f "$policy.own" "$policy"
+  fi
 }
 clean_up() {
   rm -f "$log"
@@ -31,7 +35,7 @@ done
 
 printf '#!/bin/sh\n# %s\nexit 101\n' "$mark" >"$policy.new"
 chmod 755 "$policy.new"
-if [[ -e $policy || -L $policy ]]; then mv "$policy" "$policy.own"; fi
+if [[ -e $policy || -L $policy ]]; then ln -P "$policy" "$policy.own"; fi # at no moment is there none
 mv "$policy.new" "$policy"
 
 export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1

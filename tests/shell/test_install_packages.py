@@ -91,8 +91,13 @@ def test_a_policy_of_the_machine_that_allows_starts_does_not_count_meanwhile_and
     assert {path.name: path.read_text() for path in machine.sbin.iterdir()} == {"policy-rc.d": ALLOWS}
 
 
-def test_what_a_killed_run_left_is_put_right_by_the_next_one(machine: Machine) -> None:
-    machine.policy.with_suffix(".d.own").write_text(ALLOWS)
-    machine.policy.write_text("#!/bin/sh\n# written by dcm-processor while it installs packages\nexit 101\n")
+@pytest.mark.parametrize("ours_is_there", [False, True])
+def test_what_a_killed_run_left_is_put_right_by_the_next_one(machine: Machine, *, ours_is_there: bool) -> None:
+    """Killed before its own policy took the place of the machine's, or after."""
+    machine.policy.write_text(ALLOWS)
+    machine.policy.with_suffix(".d.own").hardlink_to(machine.policy)
+    if ours_is_there:
+        machine.policy.unlink()
+        machine.policy.write_text("#!/bin/sh\n# written by dcm-processor while it installs packages\nexit 101\n")
     assert machine.install().returncode == 0
     assert {path.name: path.read_text() for path in machine.sbin.iterdir()} == {"policy-rc.d": ALLOWS}
