@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from dcm_processor.judgement import Tries, judge
 from dcm_processor.ledger import attempts, plans, repairs, results
-from dcm_processor.manifest import JobSettings
+from dcm_processor.manifest import Retry
 from dcm_processor.outcome import Outcome
 from dcm_processor.plan_view import result_folder
 from dcm_processor.transport import Report
@@ -71,7 +71,7 @@ def end(
     """
     attempt, job = found
     attempt_id = attempt["attempt_id"]
-    retry = JobSettings.from_json(job["settings"]).retry
+    retry = Retry.model_validate(job["settings"]["retry"])
     tries = Tries(job["failures"], job["transients"], job["losses"], job["outages"])
     judgement = judge(outcome, tries, retry, random.random())  # noqa: S311 - jitter, no secret
     state, reason = judgement.job, judgement.reason

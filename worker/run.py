@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from dcm_processor import contract, data_id
+from dcm_processor.compact_json import dumps
 from dcm_processor.errors import DcmProcessorError, PermanentError, ServiceError, TransportUnavailableError
 from dcm_processor.outcome import Outcome
 from dcm_processor.store import SCRIPT_NOT_RUN
@@ -126,7 +127,7 @@ class _Attempt:
                     log.error("the attempt failed in the worker", exc_info=error)
                 if folder is not None and (tail := outcome.details.get("buildLog")) is not None:
                     _say(folder, f"the environment could not be built: {outcome.error}\n{tail}\n")
-        outcome = replace(outcome, phases=self._phases, details={**self._details, **outcome.details})
+        outcome = self._complete(outcome)
         self._deliver(folder, outcome)
         log.info("attempt ended", attempt=self._order.attempt, exitReason=outcome.exitReason, error=outcome.errorClass)
         if folder is not None:
@@ -175,6 +176,10 @@ class _Attempt:
             with copies.full_disk(self._settings.data):
                 output.keep(left)
         return outcome
+
+    def _complete(self, outcome: Outcome) -> Outcome:
+        """The outcome with what is known of the whole attempt."""
+        return replace(outcome, phases=self._phases, details={**self._details, **outcome.details})
 
     def _check_script(self, folder: AttemptFolder) -> None:
         """Go on where the version's script.sh has run well on this worker, where it has none, and where none is run.
@@ -261,7 +266,17 @@ class _Attempt:
 
     def _begin(self, folder: AttemptFolder, running: Running) -> End:
         folder.prepare()
+        self._rehearse_end(folder)
         return self._watch(running)
+
+    def _rehearse_end(self, folder: AttemptFolder) -> None:
+        """Make an outcome while the function runs: what this process touches first is copied, a page in 8 µs.
+
+        Whoever depends on the job would wait for that at its end.
+        """
+        outcome = outcome_of(End(status=0, began=0.0), self._order, START_LIMIT)
+        outcome = replace(outcome, results=notes.results(folder.notes)[0])
+        dumps(vars(self._report.ended(self._complete(outcome).to_json())))
 
     def _task(self, dicom: Path, inputs: dict[str, Any], left: Path) -> dict[str, Any]:
         """What the runner needs to call the function (`worker.runner.arguments`)."""

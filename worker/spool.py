@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Self
 
 from dcm_processor import service_tree
+from dcm_processor.compact_json import dumps
 from dcm_processor.errors import OutageError, TransientError
 from dcm_processor.outcome import Outcome
 from dcm_processor.transport import Report
@@ -182,7 +183,7 @@ class AttemptFolder:
 
         Raises SpoolError where the disk does not take it.
         """
-        text = json.dumps(vars(ended)).encode()
+        text = dumps(vars(ended)).encode()
         try:
             if self._prepared is None or len(text) > _ROOM:
                 _write_durably(self._outcome, text)

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, exists, func, insert, 
 
 from dcm_processor import identity
 from dcm_processor.ledger import plans
+from dcm_processor.ledger.prepared import Prepared
 from dcm_processor.ledger.schema import attempts, jobs
 from dcm_processor.ledger.schema import plans as plans_table
 from dcm_processor.vocabulary import AttemptState, JobState
@@ -25,7 +26,7 @@ _UNENDED = tuple(state for state in JobState if not state.ended)
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 
 # Made once: whoever waits for a job's successor waits for these, and an idle controller asks every second.
-_ATTEMPT = (
+_ATTEMPT = Prepared(
     select(attempts, jobs)
     .join(jobs, jobs.c.job_id == attempts.c.job_id)
     .where(attempts.c.attempt_id == bindparam("attempt"))
@@ -34,9 +35,9 @@ _ATTEMPT_COLUMNS, _JOB_COLUMNS = attempts.c.keys(), jobs.c.keys()
 _RETRIES_DUE = (
     select(jobs).where(jobs.c.state == JobState.RETRYING, jobs.c.due_at <= bindparam("now")).order_by(jobs.c.due_at)
 )
-_ADD = insert(attempts)
-_SET_ATTEMPT = update(attempts).where(attempts.c.attempt_id == bindparam("of_attempt"))
-_SET_JOB = update(jobs).where(jobs.c.job_id == bindparam("of_job"))
+_ADD = Prepared(insert(attempts))
+_SET_ATTEMPT = Prepared(update(attempts).where(attempts.c.attempt_id == bindparam("of_attempt")))
+_SET_JOB = Prepared(update(jobs).where(jobs.c.job_id == bindparam("of_job")))
 
 
 def queue(db: Connection, rows: Sequence[Mapping[Any, Any]], *, now: float) -> list[str]:
@@ -53,18 +54,18 @@ def queue(db: Connection, rows: Sequence[Mapping[Any, Any]], *, now: float) -> l
         }
         for row in rows
     ]
-    db.execute(_ADD, made)
+    _ADD.run(db, *made)
     queued = {"state": JobState.QUEUED, "due_at": None, "reason": None}
-    db.execute(_SET_JOB, [{**queued, "of_job": row["job_id"], "attempt": row["attempt"]} for row in made])
+    _SET_JOB.run(db, *({**queued, "of_job": row["job_id"], "attempt": row["attempt"]} for row in made))
     return [str(row["attempt_id"]) for row in made]
 
 
 def get(db: Connection, attempt_id: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The attempt and its job; None where the ledger knows no such attempt."""
-    found = db.execute(_ATTEMPT, {"attempt": attempt_id}).one_or_none()
-    if found is None:
+    found = _ATTEMPT.rows(db, {"attempt": attempt_id})
+    if not found:
         return None
-    values = iter(found)
+    values = iter(found[0])
     return {name: next(values) for name in _ATTEMPT_COLUMNS}, {name: next(values) for name in _JOB_COLUMNS}
 
 
@@ -128,11 +129,11 @@ def start(
 
 
 def end(db: Connection, attempt_id: str, state: AttemptState, values: Mapping[str, Any], *, now: float) -> None:
-    db.execute(_SET_ATTEMPT, {**values, "of_attempt": attempt_id, "state": state, "ended_at": now})
+    _SET_ATTEMPT.run(db, {**values, "of_attempt": attempt_id, "state": state, "ended_at": now})
 
 
 def set_job(db: Connection, job_id: str, values: Mapping[str, Any]) -> None:
-    db.execute(_SET_JOB, {**values, "of_job": job_id})
+    _SET_JOB.run(db, {**values, "of_job": job_id})
 
 
 def ask_cancel(db: Connection, ids: Sequence[str], reason: str, *, now: float) -> None:

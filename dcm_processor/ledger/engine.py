@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 
 from dcm_processor import compact_json
 from dcm_processor.errors import LedgerError, LedgerUnavailableError
+from dcm_processor.ledger.prepared import call
 
 _JSON: Any = {"json_serializer": compact_json.dumps, "json_deserializer": compact_json.loads}
 _PAGE, _LOG_PAGES = 4096, 1000
@@ -151,7 +152,7 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     """Writers take the lock at once: one that first reads and then writes could otherwise fail at the write."""
     write = connection.get_execution_options().get("write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    call(connection, lambda cursor: cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN"))
 
 
 def _refuse_narrow_encoding(connection: Connection) -> None:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from dcm_processor.errors import TransientError
+from dcm_processor.ledger.prepared import Prepared
 from dcm_processor.ledger.schema import leases
 from dcm_processor.process import boot_time
 
 LEADER = "controller"
 """The lease of the one controller that leads."""
 
-_EPOCH = select(leases.c.epoch).where(leases.c.name == bindparam("of")).with_for_update(read=True)
+_EPOCH = Prepared(select(leases.c.epoch).where(leases.c.name == bindparam("of")).with_for_update(read=True))
 
 
 class LeaseLostError(TransientError):
@@ -85,7 +86,7 @@ def release(db: Connection, lease: Lease) -> None:
 def check(db: Connection, lease: Lease) -> None:
     """Raise LeaseLostError unless `lease` is in force (PostgreSQL keeps it locked until the transaction ends)."""
     now = boot_time()
-    epoch = db.execute(_EPOCH, {"of": lease.name}).scalar_one_or_none()
+    [(epoch,)] = _EPOCH.rows(db, {"of": lease.name}) or [(None,)]
     if epoch != lease.epoch:
         raise LeaseLostError(f"{lease.name}: epoch {lease.epoch} ended, {epoch} is in force")
     lease.seen_at = now

@@ -1,5 +1,6 @@
 """Opening the ledger, its transactions, and what scheduler, dashboard and command line ask of it."""
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,12 @@ from dcm_processor.ledger.views import Page
 from dcm_processor.vocabulary import EventKind, StudyState
 
 
+class _Kept(threading.local):
+    """A thread's own connection, where it leads."""
+
+    connection: Connection | None = None
+
+
 class Ledger:
     """A connection pool to the ledger.
 
@@ -24,6 +31,7 @@ class Ledger:
 
     def __init__(self, url: str, *, busy_timeout: float = 30) -> None:
         self._engine = engine.make_engine(url, busy_timeout=busy_timeout)
+        self._kept = _Kept()
 
     def migrate(self) -> None:
         """Bring the schema up to date; see engine.migrate."""
@@ -34,6 +42,9 @@ class Ledger:
         engine.make_room(self._engine)
 
     def close(self) -> None:
+        if self._kept.connection is not None:
+            self._kept.connection.close()
+            self._kept.connection = None
         self._engine.dispose()
 
     @contextmanager
@@ -44,12 +55,28 @@ class Ledger:
         """
         with (
             engine.transient_faults(),
-            self._engine.connect().execution_options(write=True) as connection,
+            self._writer(leads=lease is not None) as connection,
             connection.begin(),
         ):
             if lease is not None:
                 check(connection, lease)
             yield connection
+
+    @contextmanager
+    def _writer(self, *, leads: bool) -> Iterator[Connection]:
+        """A connection that writes. The leader's threads keep theirs: to fetch one takes as long as what it is for."""
+        if not leads:
+            with self._engine.connect().execution_options(write=True) as connection:
+                yield connection
+            return
+        kept, self._kept.connection = self._kept.connection, None
+        connection = kept or self._engine.connect().execution_options(write=True)
+        try:
+            yield connection
+        except BaseException:  # which may have broken it
+            connection.close()
+            raise
+        self._kept.connection = connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -19,6 +19,7 @@ from sqlalchemy import (
 )
 
 from dcm_processor import identity
+from dcm_processor.ledger.prepared import Prepared
 from dcm_processor.ledger.schema import attempts, jobs, plans, studies, tombstones
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState
 
@@ -85,7 +86,7 @@ _FEW_FIXED = (
     .order_by(jobs.c.position)
     .limit(bindparam("most"))
 )
-_NOW = (
+_NOW = Prepared(
     select(
         *(jobs.c[name] for name in _CHANGING),
         plans.c.ended_at,
@@ -234,7 +235,7 @@ def small(db: Connection, study_id: str, plan_id: str) -> tuple[Mapping[Any, Any
         kept[plan_id] = fixed
         if len(kept) > _KEPT_PLANS:
             del kept[next(iter(kept))]
-    now = db.execute(_NOW, {"study": study_id, "plan": plan_id}).all() if fixed else []
+    now = _NOW.rows(db, {"study": study_id, "plan": plan_id}) if fixed else []
     if not now or len(now) != len(fixed):  # else jobs of it are being forgotten
         return None
     ended_at, state, reason, blocked = now[0][len(_CHANGING) :]

@@ -2,12 +2,13 @@
 
 import copy
 import json
+import sqlite3
 import time
 import uuid
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Engine, event
+from sqlalchemy import event
 
 from dcm_processor import identity
 from dcm_processor.ledger import plans
@@ -80,19 +81,20 @@ class AdoptedPlan:
         effects.carry_out(self.ledger, self.transport, self.results, self.store)
 
     def finish(self, job_name: str, series_id: str | None, reason: str = "done") -> list[str]:
-        """Take the outcome in; returns the statements it took."""
+        """Take the outcome in; returns the statements it took within transactions, where the database is SQLite."""
         attempt_id = identity.attempt_id(identity.job_id(self.plan_id, job_name, series_id), 1)
         report = Report("outcome", attempt_id, "c", "w", "h", {"exitReason": reason})
         effects, statements = Effects(), []
 
-        def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-            statements.append(statement)
+        def trace(connection: Any, *_: object) -> None:
+            if isinstance(connection, sqlite3.Connection):
+                connection.set_trace_callback(statements.append)
 
-        event.listen(Engine, "before_cursor_execute", note)
+        event.listen(self.ledger._engine, "checkout", trace)
         try:
             with deciding(self.ledger, None, effects) as (db, own):  # type: ignore[arg-type]  # no other leader here
                 take(db, report, own, now=self.clock())
             effects.carry_out(self.ledger, self.transport, self.results, self.store)
         finally:
-            event.remove(Engine, "before_cursor_execute", note)
-        return statements
+            event.remove(self.ledger._engine, "checkout", trace)
+        return [each for each in statements if not each.startswith(("BEGIN", "COMMIT"))]
