@@ -92,8 +92,6 @@ class Controller:
     def run(self) -> None:
         """Lead. Returns when told to stop; raises LeaseLostError when another leader took over."""
         start_fork_server()
-        with suppress(LedgerUnavailableError):  # full or locked: its commits take a little longer for a while
-            self._ledger.make_room()
         lease = self._acquire()
         if lease is None:
             return
@@ -118,9 +116,12 @@ class Controller:
             leases.release(db, lease)
 
     def _acquire(self) -> Lease | None:
-        holder, watch = leases.holder_of_this_process(), leases.Watch()
+        holder, watch, prepared = leases.holder_of_this_process(), leases.Watch(), False
         while not self._stopped.is_set():
             try:
+                if not prepared:
+                    self._prepare_ledger()
+                    prepared = True
                 with self._ledger.write() as db:
                     lease = leases.acquire(db, leases.LEADER, holder, watch, now=time.time(), seconds=LEASE_SECONDS)
                 if lease is not None:
@@ -129,6 +130,12 @@ class Controller:
                 self._trouble("lease", str(error))
             self._stopped.wait(1)
         return None
+
+    def _prepare_ledger(self) -> None:
+        """As the scheduler does when it begins; but that one goes on where the database does not answer yet."""
+        self._ledger.migrate()
+        with suppress(LedgerUnavailableError):  # full or locked: its commits take a little longer for a while
+            self._ledger.make_room()
 
     def _turn(self, lease: Lease) -> None:
         """Wait for something to do, and do it; a step that fails is told of once and tried again."""

@@ -7,15 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
 from dcm_processor import compact_json
 from dcm_processor.errors import LedgerError, LedgerUnavailableError
 from dcm_processor.ledger.prepared import call
+from dcm_processor.ledger.schema import REVISION
 
 _JSON: Any = {"json_serializer": compact_json.dumps, "json_deserializer": compact_json.loads}
 _PAGE, _LOG_PAGES = 4096, 1000
+_MIGRATING = 0x64636D70  # the number of the lock that whoever migrates holds; "dcmp"
+_UNDEFINED_TABLE = "42P01"  # PostgreSQL's manual, appendix A
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "fuse.sshfs",
      "fuse.glusterfs", "fuse.ceph-fuse", "fuse.s3fs", "fuse.rclone", "ncpfs", "ocfs2", "davfs", "fuse.davfs2"}
@@ -65,12 +68,32 @@ def make_engine(url: str, *, busy_timeout: float) -> Engine:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the database to the schema of this code; harmless where it is there already.
+    """Bring the database to the schema of this code; harmless where it is there already, or somebody else is at it.
 
     Raises LedgerUnavailableError where the database does not answer, LedgerError where it is newer than this code or
     cannot hold every text.
     """
-    from alembic import command  # noqa: PLC0415 - a tenth of a program's start, and few programs migrate
+    path = Path(str(engine.url.database)).absolute() if engine.dialect.name == "sqlite" else None
+    with transient_faults():
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if _revision(engine) != REVISION:
+            _upgrade(engine)
+    if path is not None:
+        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+
+
+def _revision(engine: Engine) -> str | None:
+    """The schema that the database has; None: it has none. Alembic, which many programs need not load, is not asked."""
+    with engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        found: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one_or_none()
+        return found
+
+
+def _upgrade(engine: Engine) -> None:
+    from alembic import command  # noqa: PLC0415 - a tenth of a program's start, and 10 MB of it
     from alembic.config import Config  # noqa: PLC0415
     from alembic.runtime.migration import MigrationContext  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
@@ -78,24 +101,18 @@ def migrate(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", "dcm_processor.ledger:migrations")
     config.set_main_option("path_separator", "os")
-    with transient_faults():
-        if engine.dialect.name == "sqlite":
-            folder = Path(str(engine.url.database)).absolute().parent
-            folder.mkdir(parents=True, exist_ok=True)
-        with engine.connect().execution_options(write=True) as connection, connection.begin():
-            if engine.dialect.name == "postgresql":
-                _refuse_narrow_encoding(connection)
-            revision = MigrationContext.configure(connection).get_current_revision()
-            known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-            if revision is not None and revision not in known:
-                raise LedgerError(
-                    f"the ledger is at schema {revision}, which this version does not know; install the newer version"
-                )
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-    if engine.dialect.name == "sqlite":
-        path = Path(str(engine.url.database))
-        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    with engine.connect().execution_options(write=True) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            _refuse_narrow_encoding(connection)
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")  # SQLite has one writer anyway
+        revision = MigrationContext.configure(connection).get_current_revision()
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if revision is not None and revision not in known:
+            raise LedgerError(
+                f"the ledger is at schema {revision}, which this version does not know; install the newer version"
+            )
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
 
 
 def make_room(engine: Engine) -> None:
@@ -130,7 +147,7 @@ def _log_size(engine: Engine) -> int:
 
 @contextmanager
 def transient_faults() -> Iterator[None]:
-    """Turn the driver's word for locked, full or away into LedgerUnavailableError."""
+    """Turn the driver's word for locked, full, away or still without its schema into LedgerUnavailableError."""
     try:
         yield
     except OperationalError as error:
@@ -138,6 +155,8 @@ def transient_faults() -> Iterator[None]:
     except DBAPIError as error:
         if error.connection_invalidated:
             raise LedgerUnavailableError(f"the connection to the ledger's database broke: {error.orig}") from error
+        if getattr(error.orig, "sqlstate", None) == _UNDEFINED_TABLE:  # which SQLite counts among the former
+            raise LedgerUnavailableError("the ledger's database has no such table yet") from error
         raise
 
 

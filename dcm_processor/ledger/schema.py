@@ -21,6 +21,9 @@ from sqlalchemy import (
 )
 from sqlalchemy import Text as SqlText
 
+REVISION = "0005"
+"""The last of the migrations, which lead to these tables."""
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",

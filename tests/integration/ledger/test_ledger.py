@@ -87,6 +87,65 @@ def test_migrating_twice_is_harmless_and_gives_the_schema_of_the_code(ledger: Le
     assert differences == []
 
 
+def test_who_finds_the_schema_of_the_code_does_not_load_what_makes_it(database_url: str) -> None:
+    migrate = "import sys; from dcm_processor.ledger import Ledger; Ledger(sys.argv[1]).migrate(); print(*sys.modules)"
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", migrate, database_url], cwd=CHECKOUT, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(2)
+    )
+    assert "alembic" in first
+    assert "alembic" not in second
+
+
+def test_a_database_that_is_still_empty_is_said_to_be_unavailable(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "db").mkdir()
+    with closing(Ledger(database_url)) as ledger:
+        with pytest.raises(LedgerUnavailableError, match="no such table"):
+            ledger.check()
+        assert ledger.count_unended("svc") == {}
+        ledger.migrate()
+        ledger.check()
+
+
+BEGINS = """
+import sys, time
+import alembic.command
+from dcm_processor.errors import LedgerUnavailableError
+from dcm_processor.ledger import Ledger
+ledger = Ledger(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.read()
+for _ in range(100):
+    try:
+        ledger.migrate()
+        break
+    except LedgerUnavailableError:  # a new SQLite file is locked for a moment
+        time.sleep(0.1)
+ledger.check()
+"""
+
+
+def test_programs_that_begin_at_the_same_moment_make_the_schema_once(database_url: str) -> None:
+    call = [sys.executable, "-c", BEGINS, database_url]
+    programs = [
+        subprocess.Popen(call, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for program in programs:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"ready\n"
+    for program in programs:
+        assert program.stdin is not None
+        program.stdin.close()
+    for program in programs:
+        assert program.wait(60) == 0, program.stderr and program.stderr.read().decode()
+        for pipe in (program.stdout, program.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
 def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger) -> None:
     with ledger.write() as db:
         db.execute(text("UPDATE alembic_version SET version_num = '9999'"))

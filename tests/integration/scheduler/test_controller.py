@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -9,6 +10,7 @@ import pytest
 import redis
 import requests
 
+from dcm_processor.errors import LedgerUnavailableError
 from dcm_processor.vocabulary import EventKind, ExitReason, RepairKind
 from tests.dicom import make_study, upload
 from tests.integration.scheduler.platform import YES, HandWorker, Platform, hangs_once, hasten, send
@@ -81,6 +83,30 @@ def test_a_study_whose_hook_never_came_is_found_in_changes(
     found = platform.wait_for(study.study_id, "finished")
     assert found["reason"] == "no job applies"
     assert found["plans"][0]["reason"] == "change"
+
+
+def test_a_database_that_is_empty_when_the_controller_begins_gets_its_schema(
+    tmp_path: Path, valkey: ValkeyServer, orthanc: OrthancServer
+) -> None:
+    """As where it did not answer yet when the scheduler began."""
+    study_id = "00000000-11111111-22222222-33333333-44444444"
+    platform = Platform(tmp_path / "base", valkey, orthanc)
+    platform.ledger.close()
+    folder = platform.settings.BASEDIR / "db"
+    for file in folder.iterdir():
+        file.unlink()
+
+    def answers() -> bool:
+        with suppress(LedgerUnavailableError):
+            platform.ledger.check()
+            return True
+        return False
+
+    with platform:
+        wait_until(answers, 20, "the ledger has its schema")
+        platform.announce(study_id)
+        platform.wait_for(study_id, "unplanned")
+    assert (folder / "ledger.sqlite").stat().st_mode & 0o077 == 0
 
 
 def test_studies_from_before_are_known_and_not_planned_until_they_are_announced(
