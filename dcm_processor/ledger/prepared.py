@@ -5,6 +5,7 @@ database does. It still says how each is written for the database at hand, and w
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Prepared:
             cursor.execute(written.text, written.bound(values))
             return cursor.fetchall(), cursor.description
 
-        found, description = call(db, fetch)
+        found, description = call(db, written.text, fetch)
         if written.results is None:
             written.results = _results(self._statement, db.dialect, description)
         return [written.read(row) for row in found] if written.results else found
@@ -42,9 +43,10 @@ class Prepared:
         """An INSERT or UPDATE, once for each of the rows (at least one), which are alike."""
         written = self._for(db, rows[0])
         if len(rows) == 1:
-            call(db, lambda cursor: cursor.execute(written.text, written.bound(rows[0])))
+            call(db, written.text, lambda cursor: cursor.execute(written.text, written.bound(rows[0])))
         else:
-            call(db, lambda cursor: cursor.executemany(written.text, [written.bound(row) for row in rows]))
+            ready = [written.bound(row) for row in rows]
+            call(db, written.text, lambda cursor: cursor.executemany(written.text, ready))
 
     def _for(self, db: Connection, values: Values) -> "_Written":
         key = db.dialect.name, tuple(values)
@@ -103,19 +105,29 @@ def _results(statement: Any, dialect: Dialect, description: Sequence[Sequence[An
     return [(place, convert) for place, convert in enumerate(converts) if convert is not None]
 
 
-def call(db: Connection, act: Callable[[Any], Any]) -> Any:
-    """Have `act` use a cursor of the driver's; what that raises becomes SQLAlchemy's, and ends a broken connection."""
-    connection = db.connection
-    cursor = connection.cursor()
-    driver = db.dialect.loaded_dbapi
+def call(db: Connection, statement: str, act: Callable[[Any], Any]) -> Any:
+    """Have `act` execute the statement by a cursor of the driver's.
+
+    What that raises becomes SQLAlchemy's error, without values, and a connection that broke is given up.
+    """
+    connection, cursor, driver = db.connection, None, db.dialect.loaded_dbapi
     try:
+        cursor = connection.cursor()
         return act(cursor)
     except driver.Error as error:
         broken = db.dialect.is_disconnect(error, connection, cursor)
         if broken:
             db.invalidate(error)
         raise DBAPIError.instance(
-            None, None, error, driver.Error, hide_parameters=True, connection_invalidated=broken, dialect=db.dialect
+            statement,
+            None,
+            error,
+            driver.Error,
+            hide_parameters=True,
+            connection_invalidated=broken,
+            dialect=db.dialect,
         ) from error
     finally:
-        cursor.close()
+        if cursor is not None:
+            with suppress(driver.Error):
+                cursor.close()

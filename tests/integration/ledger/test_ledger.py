@@ -109,6 +109,13 @@ def test_a_database_that_is_still_empty_is_said_to_be_unavailable(database_url: 
         ledger.check()
 
 
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "db").touch()
+    ledger = Ledger(f"sqlite:///{tmp_path}/db/ledger.sqlite")
+    with closing(ledger), pytest.raises(LedgerUnavailableError, match=f"{tmp_path}/db"):
+        ledger.migrate()
+
+
 BEGINS = """
 import sys, time
 import alembic.command

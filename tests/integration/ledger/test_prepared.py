@@ -6,14 +6,15 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from sqlalchemy import bindparam, delete, insert, select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import bindparam, delete, event, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from dcm_processor.errors import LedgerUnavailableError
 from dcm_processor.ledger import LeaseLostError, Ledger, leases
 from dcm_processor.ledger.prepared import Prepared
 from dcm_processor.ledger.schema import events, facts, jobs, results, studies
 from dcm_processor.ledger.schema import leases as lease_table
+from dcm_processor.process import boot_time
 from dcm_processor.vocabulary import StudyState
 from tests.ledgers import new_ledger
 
@@ -94,9 +95,24 @@ def test_what_fails_is_sqlalchemys_error_without_values_and_nothing_of_its_trans
 
     with pytest.raises(IntegrityError) as caught:
         twice()
+    assert "INSERT INTO studies" in str(caught.value)
     assert "Doe" not in f"{caught.value} {caught.value.orig}"
     with ledger.read() as db:
         assert db.execute(select(studies)).all() == []
+
+
+def test_a_connection_that_was_closed_below_is_sqlalchemys_error_too(ledger: Ledger) -> None:
+    def use() -> None:
+        with ledger.write() as db:
+            driver = db.connection.driver_connection
+            assert driver is not None
+            driver.close()
+            Prepared(select(studies)).rows(db, {})
+
+    with pytest.raises((DBAPIError, LedgerUnavailableError)):
+        use()
+    with ledger.write() as db:
+        ADD.run(db, STUDY)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +136,19 @@ def test_a_thread_that_leads_keeps_its_connection_and_others_theirs(ledger: Ledg
     assert connection_of(ledger, lease) is mine
     assert len(theirs) == 2
     assert theirs[0] is theirs[1] is not mine
+
+
+def test_a_kept_connection_that_was_not_used_for_long_is_given_back(
+    ledger: Ledger, lease: leases.Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A firewall may have forgotten it; the pool tries what it hands out."""
+    handed_out: list[object] = []
+    event.listen(ledger._engine, "checkout", lambda connection, *_: handed_out.append(connection))
+    now = boot_time()
+    for seconds, times in ((0, 1), (9, 1), (18, 1), (29, 2), (30, 2)):
+        monkeypatch.setattr("dcm_processor.ledger.ledger.boot_time", lambda seconds=seconds: now + seconds)
+        connection_of(ledger, lease)
+        assert len(handed_out) == times, seconds
 
 
 def test_a_leaders_transaction_that_fails_is_undone_and_the_next_one_works(ledger: Ledger, lease: leases.Lease) -> None:
