@@ -19,6 +19,11 @@ import requests
 
 from tests.waiting import wait_until
 
+# Of pytest-xdist, which numbers its processes gw0, gw1 …
+_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_given: set[int] = set()
+
 
 def require(present: object, name: str, how: str) -> None:
     """Skip where a server is missing on somebody's own machine; in CI that is a failure."""
@@ -30,10 +35,14 @@ def require(present: object, name: str, how: str) -> None:
 
 
 def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on at this moment, and that no other call gives, in any of the tests' processes."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port % _PROCESSES == _PROCESS % _PROCESSES and port not in _given:
+            _given.add(port)
+            return port
 
 
 def valkey_binary() -> str | None:
