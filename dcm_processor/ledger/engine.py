@@ -17,6 +17,7 @@ from dcm_processor.ledger.schema import REVISION
 
 _JSON: Any = {"json_serializer": compact_json.dumps, "json_deserializer": compact_json.loads}
 _PAGE, _LOG_PAGES = 4096, 1000
+_PRIVATE = stat.S_IRUSR | stat.S_IWUSR
 _MIGRATING = 0x64636D70  # the number of the lock that whoever migrates holds; "dcmp"
 # As SQLite says it, of its own accord: nobody has migrated it yet. The numbers: PostgreSQL's manual, appendix A.
 _LACKING = {"42P01": "no such table", "42703": "no such column"}
@@ -74,16 +75,21 @@ def migrate(engine: Engine) -> None:
     Raises LedgerUnavailableError where the database does not answer, LedgerError where it is newer than this code or
     cannot hold every text.
     """
-    path = Path(str(engine.url.database)).absolute() if engine.dialect.name == "sqlite" else None
-    try:
-        with transient_faults():
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            if _revision(engine) == REVISION:
-                return
+    if engine.dialect.name == "sqlite":
+        _make_private(Path(str(engine.url.database)).absolute())
+    with transient_faults():
+        if _revision(engine) != REVISION:
             _upgrade(engine)
-            if path is not None:
-                path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+
+
+def _make_private(path: Path) -> None:
+    """A file of our own user's alone, before anything is in it; SQLite gives its mode to those beside it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch(_PRIVATE)
+        if stat.S_IMODE(path.stat().st_mode) != _PRIVATE:  # whoever looked for a ledger may have made it
+            path.chmod(_PRIVATE)
     except OSError as error:
         raise LedgerUnavailableError(f"{error.filename}, for the ledger, cannot be used: {error.strerror}") from error
 

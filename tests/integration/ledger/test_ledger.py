@@ -1,5 +1,6 @@
 """The ledger on SQLite and on PostgreSQL alike: transactions, leases, events, plans and what API and pages read."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -107,6 +108,30 @@ def test_a_database_that_is_still_empty_is_said_to_be_unavailable(database_url: 
         assert ledger.count_unended("svc") == {}
         ledger.migrate()
         ledger.check()
+
+
+def test_who_dies_while_it_migrates_leaves_nothing_that_others_may_read(sqlite_url: str, tmp_path: Path) -> None:
+    dies = (
+        "import os, sys, alembic.command; from dcm_processor.ledger import Ledger; os.umask(0); "
+        "upgrade = alembic.command.upgrade; "
+        "alembic.command.upgrade = lambda *call: (upgrade(*call), os.kill(os.getpid(), 9)); "
+        "Ledger(sys.argv[1]).migrate()"
+    )
+    done = subprocess.run([sys.executable, "-c", dies, sqlite_url], cwd=CHECKOUT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "db").iterdir()} == {0o600}
+    with closing(Ledger(sqlite_url)) as ledger:
+        ledger.migrate()
+        ledger.check()
+
+
+def test_a_ledger_that_others_may_read_is_made_private_at_the_next_start(sqlite_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "db" / "ledger.sqlite"
+    with closing(Ledger(sqlite_url)) as ledger:
+        ledger.migrate()
+        file.chmod(0o644)
+        ledger.migrate()
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
