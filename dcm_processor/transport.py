@@ -23,6 +23,7 @@ from dcm_processor.errors import TransportUnavailableError
 from dcm_processor.notes import Progress, progress_of
 from dcm_processor.plan_view import added_params
 from dcm_processor.redis_connection import connect
+from dcm_processor.redis_line import Command, Line
 
 PREFIX = "dcmproc:"
 WAKE = PREFIX + "wake"
@@ -137,11 +138,17 @@ class Transport:
             health_check_interval=30,
             retry=Retry(NoBackoff(), 1),
         )
+        self._line = Line(self.redis)
         self._claim = self.redis.register_script(_CLAIM)
         self.refused = False  # told in the log that not all could be laid down (Effects.carry_out)
 
     def close(self) -> None:
         self.redis.close()
+
+    def ask(self, *commands: Command) -> list[Any]:
+        """See `Line.ask`."""
+        with answers():
+            return self._line.ask(*commands)
 
     # -- scheduler and CLI
 
@@ -152,15 +159,15 @@ class Transport:
 
     # -- controller
 
-    def put_orders(
-        self, plan: PlanOrder | None, orders: Sequence[Order], pipeline: "redis.client.Pipeline | None" = None
-    ) -> None:
-        """Lay down what attempts need (None: the plan is there); with a pipeline it goes with what else that does."""
-        values = {PREFIX + "order:" + order.attemptId: dumps(vars(order)) for order in orders}
+    @staticmethod
+    def laying_down(plan: PlanOrder | None, orders: Sequence[Order]) -> Command:
+        """To be asked: lay down what attempts need (None: the plan is there)."""
+        command: list[str] = ["MSET"]
+        for order in orders:
+            command += (PREFIX + "order:" + order.attemptId, dumps(vars(order)))
         if plan is not None:
-            values[PREFIX + "plan:" + plan.planId] = dumps(vars(plan))
-        with answers():
-            (pipeline if pipeline is not None else self.redis).mset(values)
+            command += (PREFIX + "plan:" + plan.planId, dumps(vars(plan)))
+        return tuple(command)
 
     def forget_attempts(self, attempt_ids: Iterable[str], *, acknowledge: bool) -> None:
         """Remove what belongs to ended attempts; `acknowledge` tells their worker that the outcome was taken.
@@ -176,9 +183,10 @@ class Transport:
                     pipe.set(PREFIX + "ack:" + attempt_id, "1", ex=ACK_SECONDS)
             pipe.execute()
 
-    def push(self, plan_id: str, queue_key: str, attempt_ids: Sequence[str], pipeline: "redis.client.Pipeline") -> None:
-        """Have a pipeline put attempts on a queue of RQ; it answers 0, and does not, where what they share is gone."""
-        pipeline.eval(_PUSH, 2, PREFIX + "plan:" + plan_id, queue_key, *attempt_ids)
+    @staticmethod
+    def pushing(plan_id: str, queue_key: str, attempt_ids: Sequence[str]) -> Command:
+        """To be asked: put attempts on a queue of RQ; answered by 0, and not done, where what they share is gone."""
+        return ("EVAL", _PUSH, 2, PREFIX + "plan:" + plan_id, queue_key, *attempt_ids)
 
     def forget_plan(self, plan_id: str) -> None:
         with answers():
@@ -223,16 +231,11 @@ class Transport:
         self, positions: Mapping[str, str], *, block_ms: int, count: int = 500
     ) -> dict[str, list[tuple[str, dict[str, bytes]]]]:
         """Entries after `positions` (stream -> last id read, "0" for all), waiting up to `block_ms` for the first."""
-        with answers():
-            found = cast("Any", self.redis.xread(cast("Any", dict(positions)), count=count, block=block_ms))
-        streams = found.items() if isinstance(found, dict) else found or []
-        result: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
-        for name, entries in streams:
-            flat = entries[0] if isinstance(found, dict) and entries and isinstance(entries[0], list) else entries
-            result[name.decode()] = [
-                (entry.decode(), {k.decode(): v for k, v in fields.items()}) for entry, fields in flat
-            ]
-        return result
+        [found] = self.ask(("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *positions, *positions.values()))
+        return {
+            name.decode(): [(entry.decode(), _fields(fields)) for entry, fields in entries]
+            for name, entries in dict(found or ()).items()  # RESP2 has pairs there
+        }
 
     def drop(self, stream: str, entry_ids: Sequence[str]) -> None:
         """Remove entries that were dealt with."""
@@ -285,8 +288,7 @@ class Transport:
             return bool(pipe.execute()[-1])
 
     def report(self, report: Report) -> None:
-        with answers():
-            self.redis.xadd(REPORTS, {"report": dumps(vars(report))})
+        self.ask(("XADD", REPORTS, "*", "report", dumps(vars(report))))
 
     def backlog(self, stream: str) -> int:
         """Entries of a stream that nobody has dealt with."""
@@ -329,6 +331,11 @@ class Transport:
     def log_taken(self, attempt_id: str, size: int) -> None:
         with answers():
             self.redis.set(PREFIX + "log:" + attempt_id, str(size), ex=LOG_SECONDS)
+
+
+def _fields(flat: Sequence[bytes]) -> dict[str, bytes]:
+    """A stream's entry, of which Redis tells names and values in turn."""
+    return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def _known(kind: type[_Kind], fields: Mapping[str, Any]) -> _Kind:

@@ -46,6 +46,8 @@ class Results:
 
     def __init__(self, data: Path) -> None:
         self._data = data
+        self._attempts = data / ATTEMPTS
+        self._publishing_lock = self._attempts / _PUBLISHING
         self._arriving: set[str] = set()
         self._lock = threading.Lock()
         self._unlocked = False  # told in the log
@@ -70,7 +72,7 @@ class Results:
         """
         try:
             with self._publishing():
-                self._publish(self._data / ATTEMPTS / attempt_id, self._data / folder)
+                self._publish(self._attempts / attempt_id, self._data / folder)
         except OSError as error:
             if folder not in self._unpublished:
                 what = "results cannot be put in their place; what depends on them waits until they can"
@@ -98,7 +100,7 @@ class Results:
         What would take the place of newer results is put aside. Returns how many were published.
         """
         try:
-            with os.scandir(self._data / ATTEMPTS) as entries:
+            with os.scandir(self._attempts) as entries:
                 folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             folders = []
@@ -133,7 +135,7 @@ class Results:
     @contextmanager
     def _publishing(self) -> Iterator[None]:
         """Hold the lock of those that put results in their place. Raises BlockingIOError where another does."""
-        path, flags = self._data / ATTEMPTS / _PUBLISHING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        path, flags = self._publishing_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
             lock = os.open(path, flags, 0o600)
         except FileNotFoundError:
@@ -158,7 +160,7 @@ class Results:
             self._unlocked = True
 
     def _set_aside(self, attempt_id: str) -> None:
-        made = self._data / ATTEMPTS / attempt_id
+        made = self._attempts / attempt_id
         try:
             with self._publishing():
                 if _is_folder(made):
@@ -180,7 +182,7 @@ class Results:
         `check` is called when all of it is here and raises where nobody wants it any more. Raises what `unpack` raises,
         DataFullError, and TransientError while the same output is arriving already.
         """
-        place = self._data / ATTEMPTS / attempt_id
+        place = self._attempts / attempt_id
         part, trash = place.with_name(attempt_id + PART), place.with_name(attempt_id + TRASH)
         with self._alone(attempt_id):
             try:

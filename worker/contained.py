@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -43,6 +44,7 @@ class Command:
     input: int | None = None
     keep: Sequence[int] = ()
     dump: bool = False  # ask for its stack (reaper.DUMP_SIGNAL) before a time-out kills
+    ends: bool = False  # whether to be told when it says that it ends
     own: Sequence[str] = ()  # variables of `env` that are another job's otherwise, however alike the two are
 
     def with_tmpdir(self, folder: Path) -> Self:
@@ -78,8 +80,28 @@ class Running(Protocol):
     def kill(self, word: str) -> None:
         """End the command for a reason; harmless where it has ended. To be called by any thread or signal handler."""
 
-    def wait(self) -> End:
-        """Wait for the end; a reaper that its job has stopped is made to go on, or no limit would hold."""
+    def wait(self, ends: Callable[[], object] = lambda: None) -> End:
+        """Wait for the end; a reaper that its job has stopped is made to go on, or no limit would hold.
+
+        `ends` is called once, or not at all: the command, of which that was wished, says that it has come to its end,
+        and is being taken apart.
+        """
+
+
+def messages(fd: int, go_on: Callable[[], object]) -> Iterator[dict[str, Any]]:
+    """What a reaper says, until it is gone; while it says nothing it is made to `go_on`."""
+    buffer = b""
+    while True:
+        while not select.select([fd], [], [], WAKE_SECONDS)[0]:
+            go_on()
+        try:
+            data = os.read(fd, 1 << 16)
+        except OSError:
+            return
+        if not data:
+            return
+        *lines, buffer = (buffer + data).split(b"\n")
+        yield from map(json.loads, lines)
 
 
 class Contained:
@@ -113,15 +135,14 @@ class Contained:
         """As `Running`."""
         self._write(f"kill {word}")
 
-    def wait(self) -> End:
+    def wait(self, ends: Callable[[], object] = lambda: None) -> End:
         """As `Running`."""
         assert self._process.stdout is not None
-        while not select.select([self._process.stdout], [], [], WAKE_SECONDS)[0]:
-            self._process.send_signal(signal.SIGCONT)
-        text = self._process.stdout.readline()
-        if not text:  # what it was to end is now for the caller's own subreaper to end
-            return End(signal=self._process.wait() * -1, killed="reaper")
-        return End(**json.loads(text))
+        for message in messages(self._process.stdout.fileno(), partial(self._process.send_signal, signal.SIGCONT)):
+            if message != reaper.ENDS:
+                return End(**message)
+            ends()
+        return End(signal=self._process.wait() * -1, killed="reaper")  # what it was to end is for our own subreaper
 
     def _write(self, line: str) -> None:
         pipe = self._process.stdin

@@ -10,8 +10,8 @@ fork runs the first job itself and nothing is kept.
     <name>         the socket in the worker's private folder where further horses connect, one after the other
     a connection   the order, one line of JSON (`worker.contained.Command`) with the descriptors of `input` and `keep`
                    (SCM_RIGHTS), then `kill <word>` lines; its end means that the horse died, and so does the job.
-                   Answered by `{"kind": "running"}`, from which on the function may have begun, and the end as the
-                   reaper says it. An order `{"leave": true}` ends the keeper.
+                   Answered by `{"kind": "running"}`, from which on the function may have begun, and then as the reaper
+                   does. An order `{"leave": true}` ends the keeper.
     lifeline       a pipe whose other end the worker alone holds; its end is the worker's, and this process's
 
 `<name>.size` says how many bytes the zygote holds. Whatever goes wrong before `running` closes the connection, and the
@@ -216,8 +216,7 @@ class Job(Reaper):
         self._ends = []
 
     def _tell_running(self) -> None:
-        with contextlib.suppress(OSError):  # the horse died, which is seen next
-            os.write(self.control.fd, b'{"kind": "running"}\n')
+        self.control.answer({"kind": "running"})
 
     # -- what is not the job's
 
@@ -299,8 +298,7 @@ class Keeper:
             self._zygote = job.zygote
             stays = self._zygote is not None and self._zygote.forks and self._zygote.lives and not end["survivors"]
             stays = stays and self._list()
-            with contextlib.suppress(OSError):
-                connection.sendall(json.dumps(end).encode() + b"\n")
+            lines.answer(end)
             return stays
 
     def _next(self) -> "socket.socket | None":

@@ -3,17 +3,36 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from dcm_processor.archives.archive import OUTPUT, survey
-from dcm_processor.service_tree import remove, sync
+from dcm_processor.service_tree import remove
 from dcm_processor.settings import Settings
 from worker.exchange import Exchange, patiently
 
-_CLOSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EINVAL)  # the last: no such wish on this file system
+FAULTS = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+"""What a disk says once of what it did not take."""
+_CLOSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.EINVAL)
+"""What says that a path is nothing that can be on the disk; the last: there is no such wish on this file system."""
+_REMEMBERED = 10_000
+
+
+class State(NamedTuple):
+    """What tells of a change to what lies under a path."""
+
+    mode: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+Kept = Mapping[str, State]
+"""Paths, and what was had on the disk there."""
 
 
 def make(output: Path) -> None:
@@ -31,32 +50,51 @@ def have(output: Path) -> None:
         output.mkdir()
 
 
-def keep(output: Path) -> None:
-    """Have all of it on the disk itself, before anybody is told that it is there.
+def keep(output: Path, kept: Kept = MappingProxyType({})) -> Kept:
+    """Have all of it on the disk itself, before anybody is told that it is there; returns what is, as far as that goes.
 
-    What cannot be opened, by its mode or because it lies too deep, is left to the system. Raises OSError where the disk
-    fails, or is full only now.
+    What is as it was `kept` is left alone. What cannot be opened, by its mode or because it lies too deep, is left to
+    the system. Raises OSError where the disk fails, or is full only now. The function's processes may still be there,
+    and put what they like in the place of what was seen.
     """
-    folders = [output]
+    now: dict[str, State] = {}
+    folders = [str(output)]
     while folders:
         folder = folders.pop()
-        with _but_for_closed(), os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(Path(entry.path))
-                elif entry.is_file(follow_symlinks=False):
-                    with _but_for_closed():
-                        sync(Path(entry.path))
-            sync(folder)
+        try:
+            state = _state(os.lstat(folder))
+            if not stat.S_ISDIR(state.mode):
+                continue
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False):
+                        _keep(entry.path, _state(entry.stat(follow_symlinks=False)), kept, now)
+            _keep(folder, state, kept, now)
+        except OSError as error:
+            if error.errno not in _CLOSED:
+                raise
+    return now
 
 
-@contextmanager
-def _but_for_closed() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _CLOSED:
-            raise
+def _keep(path: str, state: State, kept: Kept, now: dict[str, State]) -> None:
+    if kept.get(path) != state:
+        try:
+            opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
+        except OSError as error:
+            if error.errno not in _CLOSED:
+                raise
+    if len(now) < _REMEMBERED:
+        now[path] = state
+
+
+def _state(status: os.stat_result) -> State:
+    return State(status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def send(settings: Settings, attempt_id: str, output: Path, patience: float | None) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ its own session, becomes its child at last, and it leaves only when it has no ch
 
     stdin    the order, one line of JSON (`worker.contained.Command`), then `kill <word>` lines; its end means that
              the worker died, and so does the command
-    stdout   one line of JSON at the end (`worker.contained.End`)
+    stdout   lines of JSON: `{"kind": "ends"}` where the command says that of itself, which is worth a moment to who
+             waits, and its end (`worker.contained.End`)
     stderr   the worker's
 
 The command's stdout and stderr come through a pipe into a log that is capped: a flood neither blocks the command
@@ -38,6 +39,8 @@ PR_SET_CHILD_SUBREAPER = 36
 LINUX = sys.platform.startswith("linux")
 """Elsewhere (macOS, for rehearsals) are no subreapers and no /proc: ps(1) tells who descends from whom, and of what
 lost its parent the command's process group alone is known."""
+ENDS = {"kind": "ends"}
+"""Says a command that has nothing more to do; it still has to be taken apart by the system."""
 _F_SETPIPE_SZ = 1031
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss (getrusage(2))
 _PIPE = 1 << 20
@@ -369,6 +372,7 @@ class Reaper:
         self._pending = b""
         self._message_bytes = 0
         self._function: float | None = None  # when the function began, on the monotonic clock
+        self._tells_ends = order.get("ends", False)  # a worker that has not started again since an update does not know
         self._kill_at: float | None = None
         self._started = self._measure_at = 0.0
 
@@ -580,14 +584,18 @@ class Reaper:
                     self.messages.append(message)
                     if message == {"kind": "begins"} and self._function is None:
                         self._function, self.began = time.monotonic(), time.time()
+                    elif message == ENDS and self._tells_ends:
+                        self._tells_ends = False  # once
+                        self.control.answer(ENDS)
 
 
 class Lines:
-    """Lines that arrive on a file descriptor."""
+    """Lines that arrive on a file descriptor, and answers to them (None: the same takes them)."""
 
-    def __init__(self, fd: int, arrived: bytes = b"") -> None:
+    def __init__(self, fd: int, arrived: bytes = b"", answers: "int | None" = None) -> None:
         self.fd = fd
         self._buffer = arrived
+        self._answers = fd if answers is None else answers
 
     def first(self) -> bytes:
         """The first line, waited for; b"" where there is none."""
@@ -610,10 +618,17 @@ class Lines:
         self._buffer += data
         return [*self.arrived(), *([b""] if not data else [])]
 
+    def answer(self, message: "dict[str, Any]") -> None:
+        """Say something to the other side; nothing where it is gone."""
+        data = memoryview(json.dumps(message).encode() + b"\n")
+        with contextlib.suppress(OSError):
+            while data:
+                data = data[os.write(self._answers, data) :]
+
 
 def main() -> None:
     """Run the command that stdin orders, and report on stdout."""
-    control = Lines(0)
+    control = Lines(0, answers=1)
     text = control.first()
     if not text:
         return  # the worker died before it could say what it wanted
@@ -621,10 +636,7 @@ def main() -> None:
     for fd in order["keep"] + ([] if order["input"] is None else [order["input"]]):
         os.set_inheritable(fd, False)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    end = memoryview(json.dumps(Reaper(order, control, wakes(), OomKills()).run()).encode() + b"\n")
-    with contextlib.suppress(BrokenPipeError):
-        while end:
-            end = end[os.write(1, end) :]
+    control.answer(Reaper(order, control, wakes(), OomKills()).run())
     os._exit(0)  # taking the interpreter apart would cost the next job milliseconds
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -93,6 +93,9 @@ class _Attempt:
         self._details: dict[str, Any] = {}
         self._used: int | None = None  # the descriptor that keeps the study's copy
         self._environment: int | None = None  # and the one that keeps the environment
+        self._output: Path | None = None  # what is to be on the disk before the outcome is
+        self._kept: output.Kept = {}  # what is there already
+        self._unkept: OSError | None = None  # why it is not
         self._until_its_end = ExitStack()
 
     def run(self) -> Outcome | None:
@@ -165,6 +168,7 @@ class _Attempt:
         with self._phase("run"):
             output.make(left)
             task = self._task(dicom, inputs, left)
+            self._output = left if shared else None
             end = self._call(folder, module, siblings, environment.python, task)
             output.have(left)
         if end.log_fault is not None:
@@ -174,7 +178,9 @@ class _Attempt:
             return self._send_output(folder, left, outcome)
         if outcome.exitReason is ExitReason.DONE:
             with copies.full_disk(self._settings.data):
-                output.keep(left)
+                if self._unkept is not None:
+                    raise self._unkept
+                output.keep(left, self._kept)
         return outcome
 
     def _complete(self, outcome: Outcome) -> Outcome:
@@ -227,6 +233,7 @@ class _Attempt:
                 input=paper,
                 keep=[fd for fd in (folder.lock, self._used, self._environment) if fd is not None],
                 dump=True,
+                ends=self._output is not None,
                 own=("TMPDIR", notes.NOTES),
             )
             return self._contain(folder, command)
@@ -267,10 +274,10 @@ class _Attempt:
     def _begin(self, folder: AttemptFolder, running: Running) -> End:
         folder.prepare()
         self._rehearse_end(folder)
-        return self._watch(running)
+        return self._watch(running, self._keep_early)
 
     def _rehearse_end(self, folder: AttemptFolder) -> None:
-        """Make an outcome while the function runs: what this process touches first is copied, a page in 8 µs.
+        """Make an outcome and ask Redis while the function runs: a page that is touched first is copied, in 8 µs.
 
         Whoever depends on the job would wait for that at its end.
         """
@@ -278,6 +285,7 @@ class _Attempt:
             outcome = outcome_of(End(status=0, began=0.0), self._order, START_LIMIT)
             outcome = replace(outcome, results=notes.results(folder.notes)[0])
             dumps(vars(self._report.ended(self._complete(outcome).to_json())))
+            self._transport.ask(("PING",))
 
     def _task(self, dicom: Path, inputs: dict[str, Any], left: Path) -> dict[str, Any]:
         """What the runner needs to call the function (`worker.runner.arguments`)."""
@@ -339,9 +347,21 @@ class _Attempt:
         details = {**outcome.details, "leftOut": len(left_out), "logSize": folder.log.stat().st_size}
         return replace(outcome, details=details)
 
-    def _watch(self, running: Running) -> End:
+    def _watch(self, running: Running, ends: Callable[[], object] = lambda: None) -> End:
         with self._context.stop.calling(running.kill):
-            return running.wait()
+            return running.wait(ends)
+
+    def _keep_early(self) -> None:
+        """Have the output on the disk while the system takes the function's process apart.
+
+        A disk's fault is kept until its end is known: the system tells of it once.
+        """
+        if self._output is not None:
+            try:
+                self._kept = output.keep(self._output)
+            except OSError as error:
+                if error.errno in output.FAULTS:  # whatever else is wrong is met again, or is the doing of what goes
+                    self._unkept = error
 
     def _check_names(self) -> None:
         """What becomes part of a path came through Redis."""

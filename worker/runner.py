@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 MESSAGES_FD = 3
 TASK_FD = 4
+BEGINS, ENDS = b'{"kind": "begins"}\n', b'{"kind": "ends"}\n'
 DUMP_SIGNAL = signal.SIGUSR1
 _LONGEST_TRACEBACK = 60_000
 _LONGEST_MESSAGE = 500
@@ -91,12 +92,24 @@ def arguments(contract: Any, task: "dict[str, Any]") -> "dict[str, Any]":
     }
 
 
-def send(message: "dict[str, Any]") -> None:
-    """Tell the reaper; a service that closed the descriptor is not told of it."""
-    data = json.dumps(message).encode() + b"\n"
-    with contextlib.suppress(OSError):
-        while data:
-            data = data[os.write(MESSAGES_FD, data) :]
+class Messages:
+    """The pipe to the reaper.
+
+    Forks of the service's own say nothing there, and nothing goes to what a service has put in its place.
+    """
+
+    def __init__(self) -> None:
+        self._pid, self._pipe = os.getpid(), os.fstat(MESSAGES_FD)
+
+    def are_ours(self) -> bool:
+        """Whether this is the process that was started for the job."""
+        return os.getpid() == self._pid
+
+    def send(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            if self.are_ours() and os.path.samestat(os.fstat(MESSAGES_FD), self._pipe):
+                while data:
+                    data = data[os.write(MESSAGES_FD, data) :]
 
 
 def describe(error: BaseException, transient: bool, ours: "tuple[str, ...]") -> "dict[str, Any]":
@@ -128,7 +141,7 @@ def describe(error: BaseException, transient: bool, ours: "tuple[str, ...]") -> 
     }
 
 
-def leave(status: int) -> NoReturn:
+def leave(status: int, messages: Messages) -> NoReturn:
     """End as Python does, but without taking the interpreter apart: wait for threads, run exit functions, flush."""
     for step in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):  # type: ignore[attr-defined]
         try:
@@ -136,6 +149,8 @@ def leave(status: int) -> NoReturn:
         except BaseException as error:  # noqa: BLE001 - Python itself reports such errors and goes on
             with contextlib.suppress(Exception):
                 print(f"Exception ignored at the end of the process: {type(error).__name__}", file=sys.stderr)
+    if status == 0:
+        messages.send(ENDS)
     os._exit(status)
 
 
@@ -150,19 +165,19 @@ def main() -> NoReturn:
     faulthandler.register(DUMP_SIGNAL, all_threads=True)
     service, folder, siblings, warm = parse(sys.argv[1:])
     make_importable(contract, service, folder, siblings)
-    me, status, function = os.getpid(), 0, None
+    messages, status, function = Messages(), 0, None
     try:
         if warm is not None:
             zygote = load(str(Path(__file__).with_name("zygote.py"))).Zygote()
             function = contract.resolve(warm, Path(folder))
             zygote.serve()
-            me = os.getpid()
+            messages = Messages()
         with os.fdopen(TASK_FD, encoding="utf-8") as file:
             task = json.load(file)
         if function is None:
             function = contract.resolve(task["function"], Path(folder))
         offered = arguments(contract, task)
-        send({"kind": "begins"})
+        messages.send(BEGINS)
         contract.call(function, **offered)
     except SystemExit as stop:
         if stop.code is not None and not isinstance(stop.code, int):
@@ -170,14 +185,14 @@ def main() -> NoReturn:
         status = stop.code & 0xFF if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:  # noqa: BLE001 - whatever a service raises is its job's end
         status = 1
-        if os.getpid() == me:  # not in a fork of the service's own that came out here
+        if messages.are_ours():  # not in a fork of the service's own that came out here
             ours = (__file__, sys.argv[1], importlib.__file__)
             message = describe(error, contract.is_transient(error), ours)
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
                 sys.stderr.write(message["traceback"])
-            send(message)
-    leave(status)
+            messages.send(json.dumps(message).encode() + b"\n")
+    leave(status, messages)
 
 
 if __name__ == "__main__":

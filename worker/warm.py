@@ -14,7 +14,6 @@ import fcntl
 import hashlib
 import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -32,7 +31,7 @@ import structlog
 
 from dcm_processor.settings import Settings
 from worker import reaper
-from worker.contained import WAKE_SECONDS, Command, End, Running
+from worker.contained import Command, End, Running, messages
 
 log = structlog.get_logger()
 
@@ -206,7 +205,6 @@ class Kept:
         self._worker = worker
         self._process = process
         self._running = False
-        self._buffer = b""
         assert command.input is not None
         fds = [command.input, *command.keep]
         data = json.dumps(order or asdict(command)).encode() + b"\n"
@@ -229,31 +227,19 @@ class Kept:
         with suppress(OSError):
             self._connection.send(f"kill {word}\n".encode())  # few bytes in an empty buffer: all or none of them
 
-    def wait(self) -> End:
+    def wait(self, ends: Callable[[], object] = lambda: None) -> End:
         """As `Running`; raises KeeperError where the job has not begun and does not."""
-        while (line := self._line()) is not None:
-            message = json.loads(line)
-            if message != {"kind": "running"}:
+        for message in messages(self._connection.fileno(), self._go_on):
+            if message == {"kind": "running"}:
+                self._running = True
+            elif message == reaper.ENDS:
+                ends()
+            else:
                 return End(**message)
-            self._running = True
         _kill_all(self._worker)
         if self._running:
             return End(signal=signal.SIGKILL, killed="reaper")
         raise KeeperError(_ANSWERED_NOTHING)
-
-    def _line(self) -> bytes | None:
-        while b"\n" not in self._buffer:
-            while not select.select([self._connection], [], [], WAKE_SECONDS)[0]:
-                self._go_on()
-            try:
-                data = self._connection.recv(1 << 16)
-            except OSError:
-                return None
-            if not data:
-                return None
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
 
     def _go_on(self) -> None:
         """Make the keeper go on, should its job have stopped it."""

@@ -26,12 +26,14 @@ _UNENDED = tuple(state for state in JobState if not state.ended)
 _NOT_STARTED = (JobState.WAITING, JobState.QUEUED, JobState.RETRYING)
 
 # Made once: whoever waits for a job's successor waits for these, and an idle controller asks every second.
+_LONG = ("error", "traceback", "phases", "details", "output", "injected", "dependencies")
+_ATTEMPT_COLUMNS = [column for column in attempts.c if column.key not in _LONG]
+_JOB_COLUMNS = [column for column in jobs.c if column.key not in _LONG]
 _ATTEMPT = Prepared(
-    select(attempts, jobs)
+    select(*_ATTEMPT_COLUMNS, *_JOB_COLUMNS)
     .join(jobs, jobs.c.job_id == attempts.c.job_id)
     .where(attempts.c.attempt_id == bindparam("attempt"))
 )
-_ATTEMPT_COLUMNS, _JOB_COLUMNS = attempts.c.keys(), jobs.c.keys()
 _RETRIES_DUE = (
     select(jobs).where(jobs.c.state == JobState.RETRYING, jobs.c.due_at <= bindparam("now")).order_by(jobs.c.due_at)
 )
@@ -61,12 +63,13 @@ def queue(db: Connection, rows: Sequence[Mapping[Any, Any]], *, now: float) -> l
 
 
 def get(db: Connection, attempt_id: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """The attempt and its job; None where the ledger knows no such attempt."""
+    """The attempt and its job, but for what they said; None where the ledger knows no such attempt."""
     found = _ATTEMPT.rows(db, {"attempt": attempt_id})
     if not found:
         return None
     values = iter(found[0])
-    return {name: next(values) for name in _ATTEMPT_COLUMNS}, {name: next(values) for name in _JOB_COLUMNS}
+    attempt = {column.key: next(values) for column in _ATTEMPT_COLUMNS}
+    return attempt, {column.key: next(values) for column in _JOB_COLUMNS}
 
 
 def finished_among(db: Connection, attempt_ids: Sequence[str]) -> dict[str, RowMapping]:

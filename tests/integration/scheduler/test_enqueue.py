@@ -1,9 +1,12 @@
 """RQ and its tools find our attempts as if RQ had enqueued them."""
 
 import zlib
+from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from rq import Queue
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from dcm_processor.transport import Order, PlanOrder, Transport
@@ -30,9 +33,21 @@ def stored(transport: Transport) -> dict[str, dict[bytes, Any]]:
     return found
 
 
+def test_each_has_the_time_at_which_it_was_enqueued(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though RQ's job is made once, and filled in."""
+    plan = PlanOrder("p", "st", headers={}, selected=["*"], instances={})
+    for number in (1, 2):
+        moment = datetime(2026, 1, number, tzinfo=UTC)
+        monkeypatch.setattr("scheduler.enqueue.utcnow", lambda moment=moment: moment)
+        enqueue(transport, plan, [(order(number), "default")])
+        job = Job.fetch(f"p-{number}-1", connection=transport.redis, serializer=JSONSerializer)
+        assert (job.created_at, job.enqueued_at) == (moment, moment)
+
+
 def test_attempts_lie_in_redis_as_rq_itself_would_have_put_them(transport: Transport) -> None:
     made = [(order(number), "low" if number == 3 else "default") for number in range(5)]
-    enqueue(transport, PlanOrder("p", "st", headers={}, selected=["*"], instances={}), made)
+    for some in (made[:2], made[2:]):
+        enqueue(transport, PlanOrder("p", "st", headers={}, selected=["*"], instances={}), some)
     ours = (
         stored(transport),
         {queue.name: queue.job_ids for queue in Queue.all(transport.redis, serializer=JSONSerializer)},

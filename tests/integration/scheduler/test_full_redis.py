@@ -114,7 +114,7 @@ def test_what_has_ended_goes_from_a_full_redis_though_its_worker_cannot_be_asked
     monkeypatch.setitem(controller.EVERY, "keys", 0.2)
     report, order, plan = ended(alone, orthanc, tmp_path)
     with alone.transport.redis.pipeline(transaction=True) as pipe:
-        alone.transport.put_orders(plan, [order], pipe)
+        pipe.execute_command(*alone.transport.laying_down(plan, [order]))
         pipe.hset("dcmproc:announced", report.attemptId, "it still runs")
         pipe.config_set("maxmemory", 1)
         pipe.execute()

@@ -135,7 +135,7 @@ def test_what_redis_should_have_forgotten_it_forgets_later(
     monkeypatch.setitem(controller.EVERY, "keys", 0.2)
     with hasty:
         report, order, plan = ended(hasty, orthanc, tmp_path)
-        hasty.transport.put_orders(plan, [order])
+        hasty.transport.ask(hasty.transport.laying_down(plan, [order]))
         hasty.transport.announce(report, 7)
         wait_until(lambda: not held(hasty, "plan", "order", "claim", "announced"), 10)
         wait_until(lambda: hasty.transport.announce(report, 8), 10, "whoever runs it is to end it")

@@ -93,7 +93,7 @@ class Stand:
         self, attempt_id: str = "job-1", *, queue: str = "default", plan: PlanOrder | None = None, **values: Any
     ) -> str:
         """Lay down an order and put its attempt on a queue, as the controller does."""
-        self.transport.put_orders(plan or self.plan(), [self.order(attempt_id, **values)])
+        self.transport.ask(self.transport.laying_down(plan or self.plan(), [self.order(attempt_id, **values)]))
         self.push(attempt_id, queue=queue)
         return attempt_id
 

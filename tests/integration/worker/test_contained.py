@@ -60,6 +60,46 @@ def test_a_command_that_returned_is_neither_handed_back_nor_cancelled(tmp_path: 
     assert (end.status, end.killed) == (0, None)
 
 
+def told(folder: Path, code: str, *, ends: bool) -> tuple[list[str], End]:
+    """What is told of a command before its end, and that."""
+    command = Command(
+        argv=[sys.executable, "-I", "-c", f"import os, time\n{code}"],
+        env={},
+        cwd=str(folder),
+        log=str(folder / "log"),
+        log_limit=100_000,
+        start_timeout=60,
+        ends=ends,
+    )
+    said: list[str] = []
+    with Contained(command) as running:
+        return said, running.wait(lambda: said.append("ends"))
+
+
+def test_that_a_command_ends_is_told_while_it_is_still_there(tmp_path: Path) -> None:
+    ends = 'os.write(3, b\'{"kind": "ends"}\\n\')'
+    waits = "while not os.path.exists('go'):\n    time.sleep(0.01)"
+    command = Command(
+        argv=[sys.executable, "-I", "-c", f"import os, time\n{ends}\n{waits}"],
+        env={}, cwd=str(tmp_path), log=str(tmp_path / "log"), log_limit=1000, start_timeout=60,
+        ends=True,
+    )  # fmt: skip
+    with Contained(command) as running:
+        end = running.wait((tmp_path / "go").touch)  # else it would wait for ever
+    assert (end.status, end.killed) == (0, None)
+
+
+@pytest.mark.parametrize(("code", "wished", "times"), [
+    ("os.write(3, b'{\"kind\": \"ends\"}\\n' * 30_000)", True, 1),
+    ("os.write(3, b'{\"kind\": \"ends\"}\\n'); os.kill(os.getpid(), 9)", True, 1),
+    ("os.write(3, b'{\"kind\": \"ends\"}\\n')", False, 0),
+    ("pass", True, 0),
+])  # fmt: skip
+def test_it_is_told_once_or_not_at_all(tmp_path: Path, code: str, times: int, *, wished: bool) -> None:
+    said, _ = told(tmp_path, code, ends=wished)
+    assert said == ["ends"] * times
+
+
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
