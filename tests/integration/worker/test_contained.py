@@ -5,10 +5,12 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.waiting import wait_until
+from worker import runner
 from worker.contained import Command, Contained, End
 
 TIMEOUT = 2.0
@@ -19,20 +21,19 @@ pathlib.Path("pid").write_text(f"{os.getpid()}\\n")
 while not pathlib.Path("go").exists():
     time.sleep(0.01)
 """
+SAYS_ENDS = f"os.write(3, {runner.ENDS!r})"
+
+
+def python(folder: Path, code: str, **values: Any) -> Command:
+    return Command(
+        argv=[sys.executable, "-I", "-c", code], env={}, cwd=str(folder), log=str(folder / "log"), log_limit=100_000,
+        start_timeout=60, **values,
+    )  # fmt: skip
 
 
 def ended_unseen(folder: Path, order: str | None, *, timeout: float) -> End:
     """The end of a command that returned while its reaper stood still, and then saw all of it at once."""
-    command = Command(
-        argv=[sys.executable, "-I", "-c", WAITS],
-        env={},
-        cwd=str(folder),
-        log=str(folder / "log"),
-        log_limit=100_000,
-        start_timeout=60,
-        timeout=timeout,
-    )
-    with Contained(command) as running:
+    with Contained(python(folder, WAITS, timeout=timeout)) as running:
         pid = int(wait_until(lambda: _text(folder / "pid"), what="the command"))
         reaper = _parent(pid)
         os.kill(reaper, signal.SIGSTOP)
@@ -60,43 +61,23 @@ def test_a_command_that_returned_is_neither_handed_back_nor_cancelled(tmp_path: 
     assert (end.status, end.killed) == (0, None)
 
 
-def told(folder: Path, code: str, *, ends: bool) -> tuple[list[str], End]:
-    """What is told of a command before its end, and that."""
-    command = Command(
-        argv=[sys.executable, "-I", "-c", f"import os, time\n{code}"],
-        env={},
-        cwd=str(folder),
-        log=str(folder / "log"),
-        log_limit=100_000,
-        start_timeout=60,
-        ends=ends,
-    )
-    said: list[str] = []
-    with Contained(command) as running:
-        return said, running.wait(lambda: said.append("ends"))
-
-
 def test_that_a_command_ends_is_told_while_it_is_still_there(tmp_path: Path) -> None:
-    ends = 'os.write(3, b\'{"kind": "ends"}\\n\')'
     waits = "while not os.path.exists('go'):\n    time.sleep(0.01)"
-    command = Command(
-        argv=[sys.executable, "-I", "-c", f"import os, time\n{ends}\n{waits}"],
-        env={}, cwd=str(tmp_path), log=str(tmp_path / "log"), log_limit=1000, start_timeout=60,
-        ends=True,
-    )  # fmt: skip
-    with Contained(command) as running:
+    with Contained(python(tmp_path, f"import os, time\n{SAYS_ENDS}\n{waits}", ends=True)) as running:
         end = running.wait((tmp_path / "go").touch)  # else it would wait for ever
     assert (end.status, end.killed) == (0, None)
 
 
 @pytest.mark.parametrize(("code", "wished", "times"), [
-    ("os.write(3, b'{\"kind\": \"ends\"}\\n' * 30_000)", True, 1),
-    ("os.write(3, b'{\"kind\": \"ends\"}\\n'); os.kill(os.getpid(), 9)", True, 1),
-    ("os.write(3, b'{\"kind\": \"ends\"}\\n')", False, 0),
+    (f"for _ in range(30_000): {SAYS_ENDS}", True, 1),
+    (f"{SAYS_ENDS}; os.kill(os.getpid(), 9)", True, 1),
+    (SAYS_ENDS, False, 0),
     ("pass", True, 0),
 ])  # fmt: skip
 def test_it_is_told_once_or_not_at_all(tmp_path: Path, code: str, times: int, *, wished: bool) -> None:
-    said, _ = told(tmp_path, code, ends=wished)
+    said = []
+    with Contained(python(tmp_path, f"import os\n{code}", ends=wished)) as running:
+        running.wait(lambda: said.append("ends"))
     assert said == ["ends"] * times
 
 

@@ -1,6 +1,7 @@
 """The runner, as far as it can be tested in our own interpreter; tests/integration/worker runs it in others."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -26,10 +27,11 @@ def test_it_needs_nothing_but_the_standard_library(module: object) -> None:
     assert imported <= sys.stdlib_module_names
 
 
-def test_the_two_sides_agree_on_the_descriptor_of_messages_and_on_the_signal() -> None:
+def test_the_two_sides_agree_on_what_they_say_and_where() -> None:
     """Runner and reaper share no import: each runs alone, in another interpreter."""
     assert runner.MESSAGES_FD == reaper.MESSAGES_FD
     assert runner.DUMP_SIGNAL == reaper.DUMP_SIGNAL
+    assert json.loads(runner.ENDS) == reaper.ENDS
 
 
 def test_a_long_traceback_is_cut_in_the_middle() -> None:
