@@ -42,6 +42,9 @@ from worker.verdict import error_class, outcome_of, outcome_of_error
 log = structlog.get_logger()
 
 _UNSPOOLED_PATIENCE = 600.0
+_ASIDE = 0.005
+"""Seconds that a horse stands aside once its outcome is sent: what it still has to do is much, and where processors are
+few, whoever depends on the job would wait for that."""
 _NAMED = 10  # of what cannot travel
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -132,6 +135,7 @@ class _Attempt:
                     _say(folder, f"the environment could not be built: {outcome.error}\n{tail}\n")
         outcome = self._complete(outcome)
         self._deliver(folder, outcome)
+        time.sleep(_ASIDE)
         log.info("attempt ended", attempt=self._order.attempt, exitReason=outcome.exitReason, error=outcome.errorClass)
         if folder is not None:
             folder.clear_scratch()

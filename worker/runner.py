@@ -141,7 +141,7 @@ def describe(error: BaseException, transient: bool, ours: "tuple[str, ...]") -> 
     }
 
 
-def leave(status: int, messages: Messages) -> NoReturn:
+def leave(status: int) -> NoReturn:
     """End as Python does, but without taking the interpreter apart: wait for threads, run exit functions, flush."""
     for step in (threading._shutdown, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):  # type: ignore[attr-defined]
         try:
@@ -149,8 +149,6 @@ def leave(status: int, messages: Messages) -> NoReturn:
         except BaseException as error:  # noqa: BLE001 - Python itself reports such errors and goes on
             with contextlib.suppress(Exception):
                 print(f"Exception ignored at the end of the process: {type(error).__name__}", file=sys.stderr)
-    if status == 0:
-        messages.send(ENDS)
     os._exit(status)
 
 
@@ -179,6 +177,7 @@ def main() -> NoReturn:
         offered = arguments(contract, task)
         messages.send(BEGINS)
         contract.call(function, **offered)
+        messages.send(ENDS)
     except SystemExit as stop:
         if stop.code is not None and not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)
@@ -192,7 +191,7 @@ def main() -> NoReturn:
                 sys.stdout.flush()
                 sys.stderr.write(message["traceback"])
             messages.send(json.dumps(message).encode() + b"\n")
-    leave(status, messages)
+    leave(status)
 
 
 if __name__ == "__main__":

@@ -185,6 +185,26 @@ def test_nothing_is_done_whose_output_is_not_on_the_disk(
     assert (stand.output() / "image").exists()
 
 
+def test_what_a_thread_writes_after_the_function_returned_is_on_the_disk_too(stand: Stand) -> None:
+    """The first look at the output comes when the function returns, and is not the last."""
+    write = "time.sleep(0.3); open(output_dir + '/late', 'w').write('x')"
+    stand.service(
+        "import threading, time\ndef work(output_dir):\n    open(output_dir + '/early', 'w').write('x')\n"
+        f"    def write():\n        {write}\n    threading.Thread(target=write).start()\n"
+    )
+    stand.start(
+        "import os\nfrom worker import output\nkeep = output.keep\ndef seen(*found):\n"
+        "    kept = keep(*found)\n    names = sorted(map(os.path.basename, kept))\n"
+        f"    open({str(stand.base / 'looks')!r}, 'a').write(' '.join(names) + '\\n')\n    return kept\n"
+        "output.keep = seen"
+    )
+    stand.enqueue()
+    assert stand.outcome().exitReason is ExitReason.DONE
+    first, last = (stand.base / "looks").read_text().splitlines()
+    assert ("early" in first, "late" in first) == (True, False)
+    assert "late" in last
+
+
 def test_cancel_ends_a_running_job(stand: Stand) -> None:
     stand.service(DAEMONS)
     stand.start()
