@@ -10,7 +10,6 @@ import secrets
 from datetime import timedelta
 from http import HTTPStatus
 
-import structlog
 from flask import (
     Blueprint,
     Flask,
@@ -30,13 +29,14 @@ from werkzeug.wrappers import Response as AnyResponse
 from dashboard.password import USER, Answer, Gatekeeper
 from dashboard.problems import from_script, problem, wants_page
 from dcm_processor.errors import SettingsError
+from dcm_processor.logging import get_logger
 
 SESSION_HOURS = 12
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _PATH_HERE = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def install(app: Flask, gatekeeper: Gatekeeper, cookie_name: str) -> None:

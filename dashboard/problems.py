@@ -2,15 +2,15 @@
 
 from http import HTTPStatus
 
-import structlog
 from flask import Flask, Response, jsonify, make_response, render_template, request
 from redis.exceptions import RedisError
 from rq.exceptions import NoSuchJobError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from dcm_processor.errors import DcmProcessorError, LedgerUnavailableError, SettingsError, TransientError
+from dcm_processor.logging import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def wants_page() -> bool:

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import structlog
 from flask import Flask, Response, abort, current_app, g, make_response, render_template, request, url_for
 from rq import Worker
 from rq.exceptions import NoSuchJobError
@@ -36,8 +35,9 @@ from werkzeug.exceptions import MethodNotAllowed
 from dashboard.problems import problem
 from dashboard.reading import ReadingRedis
 from dcm_processor.identity import split_attempt_id
+from dcm_processor.logging import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 PREFIX = "/rq"
 BLUEPRINT: str = web.blueprint.name

@@ -3,7 +3,6 @@
 from functools import partial
 
 import redis
-import structlog
 from flask import Flask, Response, current_app, request
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -11,6 +10,7 @@ from redis.retry import Retry
 from dcm_processor import completeness_file
 from dcm_processor.errors import LedgerUnavailableError
 from dcm_processor.ledger import Ledger
+from dcm_processor.logging import get_logger
 from dcm_processor.redis_connection import connect
 from dcm_processor.settings import Settings, checkout_from_environment
 from dcm_processor.store import Store
@@ -37,7 +37,7 @@ LEDGER_PATIENCE = 1.0
 REDIS_PATIENCE = 1.0
 """Seconds a request waits for Redis, where it needs it at all."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 def create_app(

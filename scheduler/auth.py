@@ -13,12 +13,13 @@ from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
 
-import structlog
 from flask import request
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Forbidden, Unauthorized
 
-_log = structlog.get_logger(__name__)
+from dcm_processor.logging import get_logger
+
+_log = get_logger(__name__)
 
 
 class Right(StrEnum):

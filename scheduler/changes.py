@@ -8,15 +8,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import structlog
-
 from dcm_processor.errors import StudyGoneError, TransientError
 from dcm_processor.ledger import Lease, LeaseLostError, Ledger, events, repairs, studies
+from dcm_processor.logging import get_logger
 from dcm_processor.orthanc import Change, Orthanc
 from dcm_processor.vocabulary import EventKind, RepairKind, StudyState
 from scheduler.comparison import Comparison, pages
 
-log = structlog.get_logger()
+log = get_logger()
 
 EVERY = 2.0
 """Seconds between two looks."""

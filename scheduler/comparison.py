@@ -9,14 +9,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from dcm_processor.errors import TransientError
 from dcm_processor.ledger import Lease, Ledger, events, repairs, studies
+from dcm_processor.logging import get_logger
 from dcm_processor.orthanc import Orthanc, StudyStatus
 from dcm_processor.vocabulary import EventKind, RepairKind, StudyState
 
-log = structlog.get_logger()
+log = get_logger()
 
 EVERY = 24 * 3600.0
 """Seconds from the beginning of one comparison to that of the next."""

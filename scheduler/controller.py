@@ -14,11 +14,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
 
-import structlog
-
 from dcm_processor.errors import DcmProcessorError, LedgerUnavailableError, TransientError
 from dcm_processor.ledger import Lease, LeaseLostError, Ledger, leases, repairs
-from dcm_processor.logging import set_up_logging
+from dcm_processor.logging import get_logger, set_up_logging
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.process import show_alive
 from dcm_processor.settings import Settings, checkout_from_environment
@@ -40,7 +38,7 @@ from scheduler.room import Room
 from scheduler.stream import StreamReader
 from scheduler.versions import VersionCollector
 
-log = structlog.get_logger()
+log = get_logger()
 
 LEASE_SECONDS = 15.0
 TICK = 1.0

@@ -5,18 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import structlog
-
 from dcm_processor.errors import ServiceError, TransportUnavailableError
 from dcm_processor.ledger import Lease, Ledger
 from dcm_processor.ledger.leases import check
+from dcm_processor.logging import get_logger
 from dcm_processor.process import boot_time
 from dcm_processor.store import Store
 from dcm_processor.transport import PlanOrder, Transport
 from scheduler.enqueue import Made, enqueue, orders, plan_order
 from scheduler.results import Results
 
-log = structlog.get_logger()
+log = get_logger()
 
 STOOD_STILL = 1.0
 """Seconds after which a leader looks whether it still leads; another one waits for longer before it takes over."""

@@ -10,10 +10,9 @@ import os
 from datetime import timedelta
 from typing import Any
 
-import structlog
 from gunicorn.glogging import Logger
 
-from dcm_processor.logging import set_up_logging
+from dcm_processor.logging import get_logger, set_up_logging
 from dcm_processor.process import die_with_parent
 from dcm_processor.settings import Settings, checkout_from_environment
 
@@ -30,7 +29,7 @@ class JsonLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
         for log in (self.error_log, self.access_log):
             log.handlers = []
             log.propagate = True
-        self._requests = structlog.get_logger("scheduler.requests")
+        self._requests = get_logger("scheduler.requests")
 
     def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:  # noqa: ARG002 - gunicorn's signature
         """One line a request, after it was answered; probes that were well are left out."""

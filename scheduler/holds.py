@@ -3,16 +3,15 @@
 import hashlib
 import time
 
-import structlog
-
 from dcm_processor import completeness_file
 from dcm_processor.completeness import LONGEST
 from dcm_processor.errors import RulesError
 from dcm_processor.ledger import Lease, Ledger, events, repairs, studies
+from dcm_processor.logging import get_logger
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import EventKind, RepairKind
 
-log = structlog.get_logger()
+log = get_logger()
 
 _FACT = "completeness"  # the digest of the rules that studies were last judged by
 

@@ -4,14 +4,13 @@ import os
 import threading
 from pathlib import Path
 
-import structlog
-
 from dcm_processor.errors import TransientError
 from dcm_processor.identity import split_attempt_id
 from dcm_processor.ledger import Ledger, attempts
+from dcm_processor.logging import get_logger
 from dcm_processor.transport import LOGS, Transport
 
-log = structlog.get_logger()
+log = get_logger()
 
 _IDLE_BLOCK_MS = 5000
 

@@ -4,11 +4,11 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
 from sqlalchemy import Connection
 
 from dcm_processor.judgement import Tries, judge
 from dcm_processor.ledger import attempts, plans, repairs, results
+from dcm_processor.logging import get_logger
 from dcm_processor.manifest import Retry
 from dcm_processor.outcome import Outcome
 from dcm_processor.plan_view import result_folder
@@ -16,7 +16,7 @@ from dcm_processor.transport import Report
 from dcm_processor.vocabulary import AttemptState, ExitReason, JobState, RepairKind
 from scheduler.effects import Effects
 
-log = structlog.get_logger()
+log = get_logger()
 
 _LINE, _TEXT = 2_000, 100_000
 

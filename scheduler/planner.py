@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 
-import structlog
 from sqlalchemy import Connection as Database
 from sqlalchemy import RowMapping
 
 from dcm_processor import identity
 from dcm_processor.errors import DcmProcessorError, RulesError, ServiceError
 from dcm_processor.ledger import Lease, Ledger, attempts, events, plans, repairs, retention, studies
+from dcm_processor.logging import get_logger
 from dcm_processor.manifest import ALL, Fault
 from dcm_processor.registry import ServiceRegistry
 from dcm_processor.settings import Settings
@@ -25,7 +25,7 @@ from scheduler.planning import Ending, Planned, PlanningChild, task_for
 from scheduler.progress import deciding
 from scheduler.results import Results
 
-log = structlog.get_logger()
+log = get_logger()
 
 PLANNERS = 4
 """Studies planned at the same time."""

@@ -14,8 +14,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from dcm_processor import completeness_file, identity, process
 from dcm_processor.completeness import Judgement, Rule, judge, keywords
 from dcm_processor.errors import (
@@ -25,6 +23,7 @@ from dcm_processor.errors import (
     StudyGoneError,
     TransientError,
 )
+from dcm_processor.logging import get_logger
 from dcm_processor.orthanc import Orthanc
 from dcm_processor.plan import Plan, PlannedJob, instances_of, make_plan, order
 from dcm_processor.registry import ServiceRegistry
@@ -35,7 +34,7 @@ from scheduler.callbacks import run_callbacks
 if TYPE_CHECKING:
     from dcm_processor.headers import SeriesSource
 
-log = structlog.get_logger()
+log = get_logger()
 
 _WARD = 2.0
 """Seconds that a new process for callbacks may take, one for each callback that hangs."""

@@ -7,7 +7,6 @@ No document carries a token, a search term, a value of a DICOM element or a line
 import uuid
 from collections.abc import Mapping, Sequence
 
-import structlog
 from flask import Flask, Response
 from pydantic import BaseModel, Field, ValidationError
 from werkzeug.exceptions import (
@@ -32,12 +31,13 @@ from dcm_processor.errors import (
     TransportUnavailableError,
     UsageError,
 )
+from dcm_processor.logging import get_logger
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 5
 """Seconds after which a request that met a transient error may be tried again."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _URN = "urn:dcm-processor:problem:"
 
 # The first class that fits decides, so the narrower ones stand first.

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import redis
-import structlog
 
 from dcm_processor import redis_memory
 from dcm_processor.completeness import Rule
 from dcm_processor.errors import DcmProcessorError, RulesError
+from dcm_processor.logging import get_logger
 from dcm_processor.transport import PREFIX, reason
 
 OK = "ok"
@@ -19,7 +19,7 @@ EVICTS = "forgets what it took when it is full: set its maxmemory-policy to noev
 PATIENCE = 1.5
 """Seconds for the ledger's answer: a database that hangs says nothing."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class CanBeChecked(Protocol):

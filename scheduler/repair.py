@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
-import structlog
 from rq import Queue
 from rq.serializers import JSONSerializer
 
@@ -12,6 +11,7 @@ from dcm_processor import redis_memory
 from dcm_processor.errors import TransportUnavailableError
 from dcm_processor.judgement import longest_delay
 from dcm_processor.ledger import Lease, Ledger, attempts, plans, repairs
+from dcm_processor.logging import get_logger
 from dcm_processor.manifest import JobSettings
 from dcm_processor.outcome import Outcome
 from dcm_processor.process import suspended_seconds
@@ -21,7 +21,7 @@ from scheduler.effects import Effects
 from scheduler.outcomes import end
 from scheduler.progress import deciding, progress
 
-log = structlog.get_logger()
+log = get_logger()
 
 BLIND_AFTER = 3 * ANNOUNCE_INTERVAL
 """Seconds between two looks after which the time between them does not count: the controller itself was away."""

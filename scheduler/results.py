@@ -20,17 +20,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from dcm_processor import data_id
 from dcm_processor.archives.archive import OUTPUT, Extent
 from dcm_processor.archives.unpacking import unpack
 from dcm_processor.errors import DataFullError, TransientError
 from dcm_processor.ledger import Ledger, attempts
+from dcm_processor.logging import get_logger
 from dcm_processor.plan_view import result_folder
 from dcm_processor.service_tree import move, remove, sync
 
-log = structlog.get_logger()
+log = get_logger()
 
 ATTEMPTS, RESULTS = "attempts", "results"
 ASIDE = ".replaced"

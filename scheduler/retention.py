@@ -20,18 +20,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import structlog
 from sqlalchemy import Connection
 
 from dcm_processor import service_tree
 from dcm_processor.errors import DcmProcessorError
 from dcm_processor.ledger import Lease, LeaseLostError, Ledger, leases, retention
+from dcm_processor.logging import get_logger
 from dcm_processor.orthanc import is_orthanc_id
 from dcm_processor.settings import Settings
 from dcm_processor.vocabulary import AttemptState
 from scheduler.results import ATTEMPTS, RESULTS
 
-log = structlog.get_logger()
+log = get_logger()
 
 PORTION = 100
 """Names of files that one transaction is about."""

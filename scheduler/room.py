@@ -4,12 +4,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import structlog
-
 from dcm_processor import disk
+from dcm_processor.logging import get_logger
 from dcm_processor.settings import Settings
 
-log = structlog.get_logger()
+log = get_logger()
 
 PATIENCE = 0.5
 """Seconds for the disk's answer: DATA may lie on a network, and then hang."""

@@ -5,12 +5,11 @@ import threading
 from collections import deque
 from contextlib import suppress
 
-import structlog
-
 from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.logging import get_logger
 from dcm_processor.transport import REPORTS, WAKE, Transport
 
-log = structlog.get_logger()
+log = get_logger()
 
 _BLOCK_MS = 5000
 _PAUSE = 0.5

@@ -3,14 +3,13 @@
 import threading
 from collections.abc import Collection
 
-import structlog
-
 from dcm_processor.errors import ServiceError
 from dcm_processor.ledger import Ledger
+from dcm_processor.logging import get_logger
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class VersionCollector:

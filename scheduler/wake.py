@@ -3,11 +3,10 @@
 import threading
 from typing import Protocol
 
-import structlog
-
 from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.logging import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class CanWake(Protocol):

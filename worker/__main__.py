@@ -3,17 +3,15 @@
 import os
 import sys
 
-import structlog
-
 from dcm_processor.errors import ServiceError, SettingsError
-from dcm_processor.logging import set_up_logging
+from dcm_processor.logging import get_logger, set_up_logging
 from dcm_processor.settings import Settings, checkout_from_environment
 from dcm_processor.store import SCRIPT_NOT_RUN
 from worker import surroundings
 from worker.scripts import Scripts
 from worker.worker import serve
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def main() -> int:

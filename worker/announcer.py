@@ -4,15 +4,14 @@ import threading
 from collections.abc import Callable
 from typing import Self
 
-import structlog
-
 from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.logging import get_logger
 from dcm_processor.notes import Progress
 from dcm_processor.transport import ANNOUNCE_INTERVAL, Report, Transport
 from dcm_processor.vocabulary import ExitReason
 from worker.stop import Stop
 
-log = structlog.get_logger()
+log = get_logger()
 
 _LEAVE_PATIENCE = 2.0
 

@@ -21,13 +21,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import structlog
-
 from dcm_processor import disk, service_tree
 from dcm_processor.errors import DataFullError, PermanentError, TransportUnavailableError
+from dcm_processor.logging import get_logger
 from dcm_processor.orthanc import is_orthanc_id
 
-log = structlog.get_logger()
+log = get_logger()
 
 IDLE = 3600.0
 """Seconds without use after which even a copy that an unfinished plan needs may go, should nothing else make room.

@@ -14,14 +14,13 @@ import uuid
 from contextlib import ExitStack
 from pathlib import Path
 
-import structlog
-
 from dcm_processor.environments.environment_key import maker, recipe
+from dcm_processor.logging import get_logger
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from worker.environments import MARKER
 
-log = structlog.get_logger()
+log = get_logger()
 
 GRACE = 24 * 3600.0
 """Seconds without use after which an environment goes that nobody needs."""

@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from dcm_processor import service_tree
 from dcm_processor.environments import uv_program
 from dcm_processor.environments.build_network import of_build
@@ -28,10 +26,11 @@ from dcm_processor.environments.environment_key import PYTHON, Recipe, maker, ow
 from dcm_processor.environments.environment_state import Failed, tail_of
 from dcm_processor.environments.requirements_lock import names_files, names_index, text_of
 from dcm_processor.errors import OutageError, PermanentError, ServiceError
+from dcm_processor.logging import get_logger
 from dcm_processor.settings import Settings
 from worker.contained import Command, Contained, End, Running
 
-log = structlog.get_logger()
+log = get_logger()
 
 BUILD_LIMIT = 3600.0
 """Seconds that one call of uv may take."""

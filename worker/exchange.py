@@ -10,7 +10,6 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import requests
-import structlog
 
 from dcm_processor.archives.archive import BLOCK, MEDIA_TYPE, OUTPUT, VERSION, Contents, Extent, pack
 from dcm_processor.archives.unpacking import unpack
@@ -22,10 +21,11 @@ from dcm_processor.errors import (
     SchedulerUnavailableError,
     SettingsError,
 )
+from dcm_processor.logging import get_logger
 from dcm_processor.settings import Settings
 
 T = TypeVar("T")
-log = structlog.get_logger()
+log = get_logger()
 
 FETCH_PATIENCE = 30.0
 """Seconds in which a fetch is tried again; then the attempt ends, and its job is tried again later."""

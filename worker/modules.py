@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
-import structlog
-
 from dcm_processor import service_tree
 from dcm_processor.errors import NotKnownError, ServiceError, TransientError
+from dcm_processor.logging import get_logger
 from dcm_processor.settings import Settings
 from dcm_processor.store import Store
 from worker.environments import locked
 from worker.exchange import Exchange
 
-log = structlog.get_logger()
+log = get_logger()
 
 _FETCHED = ".fetched"
 _LOCK = ".fetch.lock"

@@ -12,13 +12,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import structlog
-
 from dcm_processor.errors import TransportUnavailableError
+from dcm_processor.logging import get_logger
 from dcm_processor.transport import LOG_CHUNK, LOGS, REPORTS, Transport
 from worker.spool import AttemptFolder, attempts
 
-log = structlog.get_logger()
+log = get_logger()
 
 TICK = 0.25
 """Seconds between two looks at folders that have something to ship."""

@@ -15,12 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from dcm_processor.environments.environment_key import recipe
 from dcm_processor.environments.environment_state import BUILDERS, Failed, held, state_of
 from dcm_processor.errors import DcmProcessorError, ServiceError, SettingsError
-from dcm_processor.logging import set_up_logging
+from dcm_processor.logging import get_logger, set_up_logging
 from dcm_processor.process import be_killed_first, die_with_parent
 from dcm_processor.settings import Settings, checkout_from_environment
 from dcm_processor.store import Store
@@ -28,7 +26,7 @@ from worker.environment_collection import COLLECTED, collect, is_due
 from worker.environments import Environments
 from worker.scripts import ScriptFailedError, Scripts
 
-log = structlog.get_logger()
+log = get_logger()
 
 RETRY_SECONDS = 120.0
 """After which a build is tried again that failed for the network, an index or the disk."""

@@ -17,11 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from dcm_processor import contract, data_id
 from dcm_processor.compact_json import dumps
 from dcm_processor.errors import DcmProcessorError, PermanentError, ServiceError, TransportUnavailableError
+from dcm_processor.logging import bound_contextvars, get_logger
 from dcm_processor.outcome import Outcome
 from dcm_processor.store import SCRIPT_NOT_RUN
 from dcm_processor.transport import Order, PlanOrder, Report, Transport
@@ -39,7 +38,7 @@ from worker.spool import AttemptBusyError, AttemptEndedError, AttemptFolder, Spo
 from worker.stop import StoppedError
 from worker.verdict import error_class, outcome_of, outcome_of_error
 
-log = structlog.get_logger()
+log = get_logger()
 
 _UNSPOOLED_PATIENCE = 600.0
 _ASIDE = 0.005
@@ -75,7 +74,7 @@ def run_attempt(attempt_id: str) -> None:
     if not transport.claim(report):
         log.info("somebody else has this attempt", attemptId=attempt_id)
         return
-    with structlog.contextvars.bound_contextvars(studyId=order.studyId, planId=order.planId, jobId=order.jobId):
+    with bound_contextvars(studyId=order.studyId, planId=order.planId, jobId=order.jobId):
         outcome = _Attempt(context, transport, order, plan, report).run()
     if outcome is not None and outcome.exitReason is not ExitReason.DONE:
         raise AttemptFailedError(error_class(outcome))

@@ -20,10 +20,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import structlog
-
 from dcm_processor.environments.environment_state import tail_of
 from dcm_processor.errors import ServiceError
+from dcm_processor.logging import get_logger
 from dcm_processor.process import adopt_orphans
 from dcm_processor.settings import Settings
 from dcm_processor.store import SCRIPT, Store
@@ -31,7 +30,7 @@ from worker import reaper
 from worker.contained import Command, Contained, End
 from worker.environments import EnvironmentFailedError, locked
 
-log = structlog.get_logger()
+log = get_logger()
 
 LIMIT = 1800.0
 """Seconds that a script may take."""

@@ -7,9 +7,9 @@ import socket
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import structlog
+from dcm_processor.logging import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 Become = Callable[[dict[str, Any]], None]
 _LONGEST = 1 << 16  # bytes of what an attempt is handed over by: some names

@@ -27,13 +27,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
-import structlog
-
+from dcm_processor.logging import get_logger
 from dcm_processor.settings import Settings
 from worker import reaper
 from worker.contained import Command, End, Running, messages
 
-log = structlog.get_logger()
+log = get_logger()
 
 _PREFIX = "dcmproc-warm-"
 _ROOT = Path(__file__).parents[1]

@@ -16,7 +16,6 @@ from types import FrameType
 from typing import Any
 
 import redis
-import structlog
 from rq import Queue, worker_registration
 from rq.exceptions import DequeueTimeout
 from rq.executions import Execution
@@ -27,6 +26,7 @@ from rq.worker import Worker, WorkerStatus
 
 from dcm_processor.environments.environment_key import recipe
 from dcm_processor.errors import ServiceError
+from dcm_processor.logging import get_logger
 from dcm_processor.outcome import Outcome
 from dcm_processor.process import adopt_orphans, die_with_parent, show_alive
 from dcm_processor.settings import Settings
@@ -42,7 +42,7 @@ from worker.spare import Spare
 from worker.spool import AttemptFolder, SpoolError, clear_blanks
 from worker.warm import Warm
 
-log = structlog.get_logger()
+log = get_logger()
 
 FUNCTION = "worker.run.run_attempt"
 """The one function a worker runs, whatever stands in Redis."""

@@ -1,13 +1,14 @@
 """Events: why the ledger was told about a study, and whether that was dealt with."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, case, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from dcm_processor.ledger import studies as studies_of
 from dcm_processor.ledger.schema import events, studies
+from dcm_processor.ledger.upsert import upsert
 from dcm_processor.vocabulary import HELD, EventKind, StudyState
 
 _BEGUN = "being planned, by leader "
@@ -15,10 +16,12 @@ _BEGUN = "being planned, by leader "
 # Made once: the hook waits for these, and making them costs more than running them.
 _RECORD = insert(events)
 _ASKED = (EventKind.RERUN, EventKind.CANCEL)
-_MEET = {
-    name: dialect.insert(studies).on_conflict_do_nothing(index_elements=["study_id"]).returning(studies.c.number)
-    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
-}
+
+
+@cache
+def _meet(dialect: str) -> Any:
+    put = upsert(dialect, studies)
+    return put.on_conflict_do_nothing(index_elements=["study_id"]).returning(studies.c.number)
 
 
 def record(
@@ -60,7 +63,7 @@ def meet(
     """
     values = {"study_id": study_id, "state": state, "reason": reason, "first_seen_at": now, "changed_at": now}
     values["last_update"] = last_update
-    return db.execute(_MEET[db.dialect.name], values).first() is not None
+    return db.execute(_meet(db.dialect.name), values).first() is not None
 
 
 _LATEST = case((events.c.failures > 0, bindparam("latest_failed")), else_=bindparam("latest"))

@@ -1,16 +1,15 @@
 """Repairs: how often which difference was closed, counted where it is closed."""
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from dcm_processor.ledger.schema import repairs
+from dcm_processor.ledger.upsert import upsert
 from dcm_processor.vocabulary import RepairKind
 
 
 def count(db: Connection, kind: RepairKind, number: int = 1, *, now: float) -> None:
     """Count so many more of a kind, inside the transaction that closes them."""
-    dialect = postgresql if db.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(repairs).values(kind=kind, number=number, last_at=now)
+    statement = upsert(db.dialect.name, repairs).values(kind=kind, number=number, last_at=now)
     values = {"number": repairs.c.number + number, "last_at": now}
     db.execute(statement.on_conflict_do_update(index_elements=["kind"], set_=values))
 

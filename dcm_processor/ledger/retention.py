@@ -5,12 +5,11 @@ event that was not dealt with, instances that came and are not stable. Nothing g
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from dcm_processor.ledger.schema import attempts, events, jobs, plans, results, series_owners, studies, tombstones
+from dcm_processor.ledger.upsert import upsert
 from dcm_processor.vocabulary import JobState, StudyState
 
 ROWS = 1000
@@ -63,8 +62,7 @@ def bury(db: Connection, study_ids: Sequence[str]) -> bool:
     """
     stones = select(plans.c.study_id, plans.c.revision, func.max(plans.c.run), func.max(plans.c.ended_at))
     stones = stones.where(plans.c.study_id.in_(study_ids)).group_by(plans.c.study_id, plans.c.revision)
-    dialect = postgresql if db.dialect.name == "postgresql" else sqlite
-    put: Any = dialect.insert(tombstones).from_select(["study_id", "revision", "run", "ended_at"], stones)
+    put = upsert(db.dialect.name, tombstones).from_select(["study_id", "revision", "run", "ended_at"], stones)
     values = {"run": put.excluded.run, "ended_at": put.excluded.ended_at}
     db.execute(put.on_conflict_do_update(index_elements=["study_id", "revision"], set_=values))
     some = db.execute(select(jobs.c.job_id).where(jobs.c.study_id.in_(study_ids)).limit(ROWS)).scalars().all()

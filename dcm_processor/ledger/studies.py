@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Table, bindparam, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from dcm_processor.ledger.schema import facts, series_owners, studies
+from dcm_processor.ledger.upsert import upsert
 from dcm_processor.vocabulary import StudyState
 
 _SET_PLAN = update(studies).where(studies.c.study_id == bindparam("of_study"))
@@ -172,7 +172,6 @@ def set_fact(db: Connection, name: str, value: Any) -> None:
 
 def _upsert(db: Connection, table: Table, key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Put down rows that have the same columns, in the place of those with their key."""
-    dialect: Any = postgresql if db.dialect.name == "postgresql" else sqlite
-    put = dialect.insert(table)
+    put = upsert(db.dialect.name, table)
     values = {name: put.excluded[name] for name in rows[0] if name not in key}
     db.execute(put.on_conflict_do_update(index_elements=key, set_=values), rows)

@@ -9,13 +9,16 @@ from dcm_processor.settings import CHECKOUT
 
 PARSES_DICOM = {"pydicom", "numpy", "pynetdicom"}
 MIGRATES = {"alembic"}
+DRAWS = {"rich", "pygments"}
+OTHER_DATABASES = {"sqlalchemy.dialects.postgresql"}
+SERVES = PARSES_DICOM | MIGRATES | DRAWS | OTHER_DATABASES
 
 
 @pytest.mark.parametrize(("program", "without"), [
-    ("worker.worker", PARSES_DICOM | MIGRATES | {"sqlalchemy", "flask"}),
-    ("scheduler.app", PARSES_DICOM | MIGRATES),
-    ("scheduler.controller", PARSES_DICOM | MIGRATES | {"flask"}),
-    ("dashboard.app", PARSES_DICOM | MIGRATES),
+    ("worker.worker", SERVES | {"sqlalchemy", "flask"}),
+    ("scheduler.app", SERVES),
+    ("scheduler.controller", SERVES | {"flask"}),
+    ("dashboard.app", SERVES),
     ("dcm_processor.cli.stack", PARSES_DICOM | MIGRATES | {"flask"}),
     ("dcm_processor.cli.study", PARSES_DICOM | MIGRATES | {"flask", "sqlalchemy"}),
 ])  # fmt: skip
