@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, Self
 
 from worker import reaper
@@ -24,10 +25,16 @@ WAKE_SECONDS = 5.0
 """How often a reaper that says nothing is made to go on, should it have been stopped."""
 _REAPER = str(Path(reaper.__file__))
 
+Hears = Mapping[int, Callable[[], object]]
+"""Descriptors, and what is done once when something is to be read there."""
+NOTHING: Hears = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class Command:
-    """What to run. `input` is a file descriptor the command finds as its number 4; of `keep` the reaper keeps copies.
+    """What to run. `input` is a file descriptor the command finds as its number 4, `returned` one that it finds as 5.
+
+    Of `keep` the reaper keeps copies.
 
     `timeout` (seconds) counts from the command's message `begins`, for which it has `start_timeout`; None: no limit.
     A command that sends no messages has `start_timeout` alone.
@@ -44,7 +51,7 @@ class Command:
     input: int | None = None
     keep: Sequence[int] = ()
     dump: bool = False  # ask for its stack (reaper.DUMP_SIGNAL) before a time-out kills
-    ends: bool = False  # whether to be told when it says that it ends
+    returned: int | None = None  # where it says that its function has returned
     own: Sequence[str] = ()  # variables of `env` that are another job's otherwise, however alike the two are
 
     def with_tmpdir(self, folder: Path) -> Self:
@@ -80,20 +87,20 @@ class Running(Protocol):
     def kill(self, word: str) -> None:
         """End the command for a reason; harmless where it has ended. To be called by any thread or signal handler."""
 
-    def wait(self, ends: Callable[[], object] = lambda: None) -> End:
-        """Wait for the end; a reaper that its job has stopped is made to go on, or no limit would hold.
-
-        `ends` is called once, or not at all: the command, of which that was wished, says that it has come to its end,
-        and is being taken apart.
-        """
+    def wait(self, hears: Hears = NOTHING) -> End:
+        """Wait for the end; a reaper that its job has stopped is made to go on, or no limit would hold."""
 
 
-def messages(fd: int, go_on: Callable[[], object]) -> Iterator[dict[str, Any]]:
+def messages(fd: int, go_on: Callable[[], object], hears: Hears = NOTHING) -> Iterator[dict[str, Any]]:
     """What a reaper says, until it is gone; while it says nothing it is made to `go_on`."""
-    buffer = b""
+    buffer, others = b"", dict(hears)
     while True:
-        while not select.select([fd], [], [], WAKE_SECONDS)[0]:
+        while not (readable := select.select([fd, *others], [], [], WAKE_SECONDS)[0]):
             go_on()
+        for other in others.keys() & set(readable):
+            others.pop(other)()
+        if fd not in readable:
+            continue
         try:
             data = os.read(fd, 1 << 16)
         except OSError:
@@ -108,7 +115,7 @@ class Contained:
     """One command under a reaper of its own."""
 
     def __init__(self, command: Command) -> None:
-        passed = [*command.keep, *([] if command.input is None else [command.input])]
+        passed = [fd for fd in (command.input, command.returned, *command.keep) if fd is not None]
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", _REAPER],
             stdin=subprocess.PIPE,
@@ -135,13 +142,12 @@ class Contained:
         """As `Running`."""
         self._write(f"kill {word}")
 
-    def wait(self, ends: Callable[[], object] = lambda: None) -> End:
+    def wait(self, hears: Hears = NOTHING) -> End:
         """As `Running`."""
         assert self._process.stdout is not None
-        for message in messages(self._process.stdout.fileno(), partial(self._process.send_signal, signal.SIGCONT)):
-            if message != reaper.ENDS:
-                return End(**message)
-            ends()
+        go_on = partial(self._process.send_signal, signal.SIGCONT)
+        for message in messages(self._process.stdout.fileno(), go_on, hears):
+            return End(**message)
         return End(signal=self._process.wait() * -1, killed="reaper")  # what it was to end is for our own subreaper
 
     def _write(self, line: str) -> None:

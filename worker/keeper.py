@@ -8,10 +8,10 @@ fork runs the first job itself and nothing is kept.
 
     stdin          the first horse's connection, a Unix socket
     <name>         the socket in the worker's private folder where further horses connect, one after the other
-    a connection   the order, one line of JSON (`worker.contained.Command`) with the descriptors of `input` and `keep`
-                   (SCM_RIGHTS), then `kill <word>` lines; its end means that the horse died, and so does the job.
-                   Answered by `{"kind": "running"}`, from which on the function may have begun, and then as the reaper
-                   does. An order `{"leave": true}` ends the keeper.
+    a connection   the order, one line of JSON (`worker.contained.Command`) with the descriptors of `input`, `returned`
+                   and `keep` (SCM_RIGHTS), then `kill <word>` lines; its end means that the horse died, and so does the
+                   job. Answered by `{"kind": "running"}`, from which on the function may have begun, and then as the
+                   reaper does. An order `{"leave": true}` ends the keeper.
     lifeline       a pipe whose other end the worker alone holds; its end is the worker's, and this process's
 
 `<name>.size` says how many bytes the zygote holds. Whatever goes wrong before `running` closes the connection, and the
@@ -285,7 +285,9 @@ class Keeper:
             if order.get("leave"):
                 return False
             try:
-                order["input"] = fds.pop(0)
+                for name in ("input", "returned"):
+                    if order.get(name) is not None:
+                        order[name] = fds.pop(0)
                 lines = Lines(connection.fileno(), rest)
                 job = Job(order, lines, self._wake, self._oom_kills, self._zygote, largest=self._largest)
                 end = job.run()

@@ -6,12 +6,12 @@ its own session, becomes its child at last, and it leaves only when it has no ch
 
     stdin    the order, one line of JSON (`worker.contained.Command`), then `kill <word>` lines; its end means that
              the worker died, and so does the command
-    stdout   lines of JSON: `{"kind": "ends"}` where the command says that of itself, which is worth a moment to who
-             waits, and its end (`worker.contained.End`)
+    stdout   its end, one line of JSON (`worker.contained.End`)
     stderr   the worker's
 
 The command's stdout and stderr come through a pipe into a log that is capped: a flood neither blocks the command
-nor fills the disk. What it has to say about itself comes as lines of JSON through its file descriptor 3.
+nor fills the disk. What it has to say about itself comes as lines of JSON through its file descriptor 3; its number 5
+leads to the worker.
 """
 
 # ruff: noqa: PTH110, PTH123, PTH208 - pathlib would cost a third of this process's start, and each job starts one
@@ -39,8 +39,6 @@ PR_SET_CHILD_SUBREAPER = 36
 LINUX = sys.platform.startswith("linux")
 """Elsewhere (macOS, for rehearsals) are no subreapers and no /proc: ps(1) tells who descends from whom, and of what
 lost its parent the command's process group alone is known."""
-ENDS = {"kind": "ends"}
-"""Says a command that has nothing more to do; it still has to be taken apart by the system."""
 _F_SETPIPE_SZ = 1031
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss (getrusage(2))
 _PIPE = 1 << 20
@@ -372,7 +370,6 @@ class Reaper:
         self._pending = b""
         self._message_bytes = 0
         self._function: float | None = None  # when the function began, on the monotonic clock
-        self._tells_ends = order.get("ends", False)  # a worker that has not started again since an update does not know
         self._kill_at: float | None = None
         self._started = self._measure_at = 0.0
 
@@ -422,7 +419,10 @@ class Reaper:
             os.close(fd)
 
     def _open(self) -> list[int]:
-        """Open the pipes that are listened to; returns the command's ends: for its output, its messages, its input."""
+        """Open the pipes that are listened to; returns the command's ends.
+
+        These are for its output, its messages, its input, and for its word that it has returned.
+        """
         self._output, output_end = os.pipe()
         self._messages, messages_end = os.pipe()
         with contextlib.suppress(OSError):  # above the limit for users: the default size does
@@ -431,11 +431,11 @@ class Reaper:
             os.set_blocking(fd, False)
         self._listen(self._output, lambda: self._drain(once=True))
         self._listen(self._messages, self._hear)
-        given = self.order["input"]
-        return [output_end, messages_end, os.open(os.devnull, os.O_RDONLY) if given is None else given]
+        given = self.order["input"], self.order.get("returned")  # a worker from before an update does not know this one
+        return [output_end, messages_end, *(os.open(os.devnull, os.O_RDWR) if fd is None else fd for fd in given)]
 
     def _spawn(self, ends: "list[int]") -> None:
-        """Start the command; it finds its ends as descriptors 1 and 2, 3, 4, and what else is in `ends` from 5 on."""
+        """Start the command; it finds its ends as descriptors 1 and 2, 3, 4, 5, and what else there is from 6 on."""
         me, self.pid = os.getpid(), os.fork()
         if self.pid == 0:
             self._become(me, ends)
@@ -584,9 +584,6 @@ class Reaper:
                     self.messages.append(message)
                     if message == {"kind": "begins"} and self._function is None:
                         self._function, self.began = time.monotonic(), time.time()
-                    elif message == ENDS and self._tells_ends:
-                        self._tells_ends = False  # once
-                        self.control.answer(ENDS)
 
 
 class Lines:

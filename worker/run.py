@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from dcm_processor.transport import Order, PlanOrder, Report, Transport
 from dcm_processor.vocabulary import ExitReason
 from worker import copies, notes, output, reaper, runner, studies, surroundings, warm
 from worker.announcer import Announcer
-from worker.contained import LOG_LIMIT, START_LIMIT, Command, Contained, End, Running
+from worker.contained import LOG_LIMIT, NOTHING, START_LIMIT, Command, Contained, End, Hears, Running
 from worker.context import CONTEXT, Context
 from worker.environments import Environments
 from worker.exchange import FETCH_PATIENCE, Exchange, patiently
@@ -213,6 +213,7 @@ class _Attempt:
         for place in (settings.cache / order.service, settings.logs):
             place.mkdir(parents=True, exist_ok=True)
         paper = os.memfd_create("task")  # in memory, and gone with its last reader: it holds patient data
+        told, returned = os.pipe2(os.O_CLOEXEC)
         try:
             with os.fdopen(os.dup(paper), "w", encoding="utf-8") as file:
                 json.dump(task, file)
@@ -236,12 +237,13 @@ class _Attempt:
                 input=paper,
                 keep=[fd for fd in (folder.lock, self._used, self._environment) if fd is not None],
                 dump=True,
-                ends=self._output is not None,
+                returned=returned,
                 own=("TMPDIR", notes.NOTES),
             )
-            return self._contain(folder, command)
+            return self._contain(command, folder, told)
         finally:
-            os.close(paper)
+            for fd in (paper, told, returned):
+                os.close(fd)
 
     @staticmethod
     def _with_results(folder: AttemptFolder, outcome: Outcome) -> Outcome:
@@ -251,7 +253,7 @@ class _Attempt:
             _say(folder, f"{left_out} named results are left out: they cannot be, or are too many")
         return replace(outcome, results=found)
 
-    def _contain(self, folder: AttemptFolder, command: Command) -> End:
+    def _contain(self, command: Command, folder: AttemptFolder, told: int) -> End:
         """Run the command in a fork of what has imported the function's module, or else in a process of its own."""
         order = self._order
         kept = self._context.warm if order.warm and self._settings.WARM_FUNCTIONS else None
@@ -262,22 +264,22 @@ class _Attempt:
             elif (usual := folder.usual_tmpdir(kept.token(name))) is None:
                 _say(folder, "not kept warm: somebody else has taken the name of its TMPDIR")
             else:
-                begin = partial(self._begin, folder)
+                begin = partial(self._begin, folder, told)
                 end = kept.run(name, order.worker, command.with_tmpdir(usual), begin)
                 if end is not None:
                     self._details["warm"] = end.warm
                     return end
         self._details["warm"] = False
         running = Contained(command.with_tmpdir(folder.tmpdir()))
-        end = self._begin(folder, self._until_its_end.enter_context(running))
+        end = self._begin(folder, told, self._until_its_end.enter_context(running))
         if end.killed == "reaper":
             reaper.kill_descendants()
         return end
 
-    def _begin(self, folder: AttemptFolder, running: Running) -> End:
+    def _begin(self, folder: AttemptFolder, told: int, running: Running) -> End:
         folder.prepare()
         self._rehearse_end(folder)
-        return self._watch(running, self._keep_early)
+        return self._watch(running, {told: self._keep_early})
 
     def _rehearse_end(self, folder: AttemptFolder) -> None:
         """Make an outcome and ask Redis while the function runs: a page that is touched first is copied, in 8 µs.
@@ -350,9 +352,9 @@ class _Attempt:
         details = {**outcome.details, "leftOut": len(left_out), "logSize": folder.log.stat().st_size}
         return replace(outcome, details=details)
 
-    def _watch(self, running: Running, ends: Callable[[], object] = lambda: None) -> End:
+    def _watch(self, running: Running, hears: Hears = NOTHING) -> End:
         with self._context.stop.calling(running.kill):
-            return running.wait(ends)
+            return running.wait(hears)
 
     def _keep_early(self) -> None:
         """Have the output on the disk while the system takes the function's process apart.

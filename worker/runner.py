@@ -9,7 +9,8 @@ With `--warm=FUNCTION` at the end it stops when that function's module is import
 on (worker/zygote.py).
 
 What is to be done lies in the file open as descriptor 4 (`worker.run.task`); what happened goes to descriptor 3 as
-lines of JSON: `begins`, and `raised` where the function, or the import of its module, raised.
+lines of JSON: `begins`, and `raised` where the function, or the import of its module, raised. That the function has
+returned is said by a byte to descriptor 5, where whoever waits for it hears it at once.
 """
 
 import atexit
@@ -27,7 +28,8 @@ from typing import Any, NoReturn
 
 MESSAGES_FD = 3
 TASK_FD = 4
-BEGINS, ENDS = b'{"kind": "begins"}\n', b'{"kind": "ends"}\n'
+RETURNED_FD = 5
+BEGINS = b'{"kind": "begins"}\n'
 DUMP_SIGNAL = signal.SIGUSR1
 _LONGEST_TRACEBACK = 60_000
 _LONGEST_MESSAGE = 500
@@ -93,13 +95,14 @@ def arguments(contract: Any, task: "dict[str, Any]") -> "dict[str, Any]":
 
 
 class Messages:
-    """The pipe to the reaper.
+    """A pipe to the platform's side.
 
     Forks of the service's own say nothing there, and nothing goes to what a service has put in its place.
     """
 
-    def __init__(self) -> None:
-        self._pid, self._pipe = os.getpid(), os.fstat(MESSAGES_FD)
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._pid, self._pipe = os.getpid(), os.fstat(fd)
 
     def are_ours(self) -> bool:
         """Whether this is the process that was started for the job."""
@@ -107,9 +110,9 @@ class Messages:
 
     def send(self, data: bytes) -> None:
         with contextlib.suppress(OSError):
-            if self.are_ours() and os.path.samestat(os.fstat(MESSAGES_FD), self._pipe):
+            if self.are_ours() and os.path.samestat(os.fstat(self._fd), self._pipe):
                 while data:
-                    data = data[os.write(MESSAGES_FD, data) :]
+                    data = data[os.write(self._fd, data) :]
 
 
 def describe(error: BaseException, transient: bool, ours: "tuple[str, ...]") -> "dict[str, Any]":
@@ -156,20 +159,21 @@ def main() -> NoReturn:
     """Run the function and end."""
     contract = load(sys.argv[1])
     sys.dont_write_bytecode = True  # a version's folder stays as it was installed
-    for fd in (MESSAGES_FD, TASK_FD):
+    for fd in (MESSAGES_FD, TASK_FD, RETURNED_FD):
         os.set_inheritable(fd, False)
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, all_threads=True)
     service, folder, siblings, warm = parse(sys.argv[1:])
     make_importable(contract, service, folder, siblings)
-    messages, status, function = Messages(), 0, None
+    messages, returned = Messages(MESSAGES_FD), Messages(RETURNED_FD)
+    status, function = 0, None
     try:
         if warm is not None:
             zygote = load(str(Path(__file__).with_name("zygote.py"))).Zygote()
             function = contract.resolve(warm, Path(folder))
             zygote.serve()
-            messages = Messages()
+            messages, returned = Messages(MESSAGES_FD), Messages(RETURNED_FD)
         with os.fdopen(TASK_FD, encoding="utf-8") as file:
             task = json.load(file)
         if function is None:
@@ -177,7 +181,7 @@ def main() -> NoReturn:
         offered = arguments(contract, task)
         messages.send(BEGINS)
         contract.call(function, **offered)
-        messages.send(ENDS)
+        returned.send(b"!")
     except SystemExit as stop:
         if stop.code is not None and not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)

@@ -30,7 +30,7 @@ from typing import Self
 from dcm_processor.logging import get_logger
 from dcm_processor.settings import Settings
 from worker import reaper
-from worker.contained import Command, End, Running, messages
+from worker.contained import NOTHING, Command, End, Hears, Running, messages
 
 log = get_logger()
 
@@ -205,7 +205,7 @@ class Kept:
         self._process = process
         self._running = False
         assert command.input is not None
-        fds = [command.input, *command.keep]
+        fds = [fd for fd in (command.input, command.returned, *command.keep) if fd is not None]
         data = json.dumps(order or asdict(command)).encode() + b"\n"
         try:
             sent = socket.send_fds(connection, [data], fds)
@@ -226,15 +226,12 @@ class Kept:
         with suppress(OSError):
             self._connection.send(f"kill {word}\n".encode())  # few bytes in an empty buffer: all or none of them
 
-    def wait(self, ends: Callable[[], object] = lambda: None) -> End:
+    def wait(self, hears: Hears = NOTHING) -> End:
         """As `Running`; raises KeeperError where the job has not begun and does not."""
-        for message in messages(self._connection.fileno(), self._go_on):
-            if message == {"kind": "running"}:
-                self._running = True
-            elif message == reaper.ENDS:
-                ends()
-            else:
+        for message in messages(self._connection.fileno(), self._go_on, hears):
+            if message != {"kind": "running"}:
                 return End(**message)
+            self._running = True
         _kill_all(self._worker)
         if self._running:
             return End(signal=signal.SIGKILL, killed="reaper")

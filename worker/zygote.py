@@ -1,13 +1,14 @@
 """Turns the runner, when it has imported a function's module, into a zygote: a process that forks one for each job.
 
 In the service's own interpreter (Python 3.9 or newer, standard library alone). The keeper (worker/keeper.py) is at the
-other end of descriptor 5, a socket of packets of JSON:
+other end of descriptor 6, a socket of packets of JSON:
 
     zygote ▶ {"why": null}, or why it must not fork          once, when the import is done
     keeper ▶ {"fork": false}                                  run the job you were started for
     keeper ▶ {"fork": true}, with the other end of a socket   make a child of the keeper that waits there for its job
     zygote ▶ {"pid"}                                          its pid
-    keeper ▶ {"cwd", "env", "parent"} there, with three descriptors: the job's output, messages and task
+    keeper ▶ {"cwd", "env", "parent"} there, with four descriptors: the job's output, messages, task, and
+                                                          where it says that its function has returned
 
 A fork is what a process of its own would be at this moment only if nothing of the import is shared by all forks or lost
 in them; `Zygote.obstacle` looks for that.
@@ -28,7 +29,7 @@ import threading
 import warnings
 from typing import Any
 
-CONTROL_FD = 5
+CONTROL_FD = 6
 _MESSAGES_FD = 3
 _PR_SET_PDEATHSIG = 1
 _HARMLESS = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/tty")
@@ -165,12 +166,12 @@ class Zygote:
         if not text:
             os._exit(0)
         request = json.loads(text)
-        output, messages, task = fds
+        output, *others = fds
         self._prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != request["parent"]:
             os._exit(1)
         os.environ.update(request["env"])
-        for target, fd in enumerate((output, output, messages, task), 1):
+        for target, fd in enumerate((output, output, *others), 1):
             os.dup2(fd, target, inheritable=target < _MESSAGES_FD)
         for fd in fds:
             os.close(fd)

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ pathlib.Path("pid").write_text(f"{os.getpid()}\\n")
 while not pathlib.Path("go").exists():
     time.sleep(0.01)
 """
-SAYS_ENDS = f"os.write(3, {runner.ENDS!r})"
+SAYS = f"os.write({runner.RETURNED_FD}, b'!')"
 
 
 def python(folder: Path, code: str, **values: Any) -> Command:
@@ -61,24 +62,35 @@ def test_a_command_that_returned_is_neither_handed_back_nor_cancelled(tmp_path: 
     assert (end.status, end.killed) == (0, None)
 
 
-def test_that_a_command_ends_is_told_while_it_is_still_there(tmp_path: Path) -> None:
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Where it is heard that a command has returned, and where that is said."""
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        os.close(fd)
+
+
+def test_that_a_command_has_returned_is_heard_while_it_is_still_there(tmp_path: Path, pipe: tuple[int, int]) -> None:
     waits = "while not os.path.exists('go'):\n    time.sleep(0.01)"
-    with Contained(python(tmp_path, f"import os, time\n{SAYS_ENDS}\n{waits}", ends=True)) as running:
-        end = running.wait((tmp_path / "go").touch)  # else it would wait for ever
+    with Contained(python(tmp_path, f"import os, time\n{SAYS}\n{waits}", returned=pipe[1])) as running:
+        end = running.wait({pipe[0]: (tmp_path / "go").touch})  # else it would wait for ever
     assert (end.status, end.killed) == (0, None)
 
 
 @pytest.mark.parametrize(("code", "wished", "times"), [
-    (f"for _ in range(30_000): {SAYS_ENDS}", True, 1),
-    (f"{SAYS_ENDS}; os.kill(os.getpid(), 9)", True, 1),
-    (SAYS_ENDS, False, 0),
+    (f"for _ in range(30_000): {SAYS}", True, 1),
+    (f"{SAYS}; os.kill(os.getpid(), 9)", True, 1),
+    (SAYS, False, 0),
     ("pass", True, 0),
 ])  # fmt: skip
-def test_it_is_told_once_or_not_at_all(tmp_path: Path, code: str, times: int, *, wished: bool) -> None:
-    said = []
-    with Contained(python(tmp_path, f"import os\n{code}", ends=wished)) as running:
-        running.wait(lambda: said.append("ends"))
-    assert said == ["ends"] * times
+def test_it_is_heard_once_or_not_at_all(
+    tmp_path: Path, pipe: tuple[int, int], code: str, times: int, *, wished: bool
+) -> None:
+    heard = []
+    with Contained(python(tmp_path, f"import os\n{code}", returned=pipe[1] if wished else None)) as running:
+        running.wait({pipe[0]: lambda: heard.append("returned")})
+    assert heard == ["returned"] * times
 
 
 def _text(path: Path) -> str:

@@ -476,18 +476,18 @@ def test_whatever_a_job_writes_to_the_descriptor_of_its_messages_is_survived(sta
 
 
 @pytest.mark.parametrize("warm", [True, False])
-def test_a_file_that_a_function_has_in_place_of_the_messages_stays_as_it_was(stand: Stand, *, warm: bool) -> None:
+def test_files_that_a_function_has_in_place_of_our_pipes_stay_as_they_were(stand: Stand, *, warm: bool) -> None:
     """As one that becomes a daemon does, which closes all but its own three."""
     stand.service("""
         import os
 
         def work(output_dir):
-            global opened
             os.closerange(3, 64)
-            opened = os.open(f"{output_dir}/image", os.O_WRONLY | os.O_CREAT)
-            os.write(opened, b"%d" % opened)
+            for number in (3, 4, 5):
+                opened = os.open(f"{output_dir}/{number}", os.O_WRONLY | os.O_CREAT)
+                os.write(opened, b"%d" % opened)
     """)
     stand.start()
     stand.enqueue(warm=warm)
     assert stand.outcome().exitReason is ExitReason.DONE
-    assert (stand.output() / "image").read_text() == "3"
+    assert {path.name: path.read_text() for path in stand.output().iterdir()} == {number: number for number in "345"}
