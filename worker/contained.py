@@ -146,7 +146,7 @@ class Contained:
         """As `Running`."""
         assert self._process.stdout is not None
         go_on = partial(self._process.send_signal, signal.SIGCONT)
-        for message in messages(self._process.stdout.fileno(), go_on, hears):
+        if (message := next(messages(self._process.stdout.fileno(), go_on, hears), None)) is not None:
             return End(**message)
         return End(signal=self._process.wait() * -1, killed="reaper")  # what it was to end is for our own subreaper
 

@@ -187,22 +187,48 @@ def test_nothing_is_done_whose_output_is_not_on_the_disk(
 
 def test_what_a_thread_writes_after_the_function_returned_is_on_the_disk_too(stand: Stand) -> None:
     """The first look at the output comes when the function returns, and is not the last."""
-    write = "time.sleep(0.3); open(output_dir + '/late', 'w').write('x')"
-    stand.service(
-        "import threading, time\ndef work(output_dir):\n    open(output_dir + '/early', 'w').write('x')\n"
-        f"    def write():\n        {write}\n    threading.Thread(target=write).start()\n"
-    )
+    looks = stand.base / "looks"
+    stand.service(f"""
+        import os, threading, time
+
+        def work(output_dir):
+            def write():
+                while not os.path.exists({str(looks)!r}):  # as long as the job may run
+                    time.sleep(0.01)
+                open(output_dir + "/late", "w").write("x")
+
+            open(output_dir + "/early", "w").write("x")
+            threading.Thread(target=write).start()
+    """)
     stand.start(
         "import os\nfrom worker import output\nkeep = output.keep\ndef seen(*found):\n"
         "    kept = keep(*found)\n    names = sorted(map(os.path.basename, kept))\n"
-        f"    open({str(stand.base / 'looks')!r}, 'a').write(' '.join(names) + '\\n')\n    return kept\n"
+        f"    open({str(looks)!r}, 'a').write(' '.join(names) + '\\n')\n    return kept\n"
         "output.keep = seen"
     )
     stand.enqueue()
     assert stand.outcome().exitReason is ExitReason.DONE
-    first, last = (stand.base / "looks").read_text().splitlines()
+    first, last = looks.read_text().splitlines()
     assert ("early" in first, "late" in first) == (True, False)
     assert "late" in last
+
+
+def test_a_horse_that_dies_once_its_outcome_is_sent_spoils_nothing(stand: Stand) -> None:
+    """As it stands aside: the attempt has ended as it did, the worker goes on, and what is left goes with the rest."""
+    stand.service("def work(output_dir):\n    open(output_dir + '/image', 'w').write('x')\n")
+    stand.start(
+        "import os\nfrom worker.run import _Attempt\ndeliver = _Attempt._deliver\ndef dies(*given):\n"
+        "    deliver(*given)\n    os.kill(os.getpid(), 9)\n_Attempt._deliver = dies"
+    )
+    for attempt in ("job-1", "job-2"):
+        stand.enqueue(attempt)
+        assert stand.outcome(attempt).exitReason is ExitReason.DONE
+        assert (stand.output(attempt) / "image").exists()
+    left = stand.spooled("job-1")
+    assert left.exists()
+    stand.acknowledge("job-1")
+    wait_until(lambda: not left.exists(), 20, "its folder goes, scratch and all")
+    assert {report.outcome["exitReason"] for report in stand.reports("job-1", "outcome")} == {"done"}
 
 
 def test_cancel_ends_a_running_job(stand: Stand) -> None:
